@@ -1,0 +1,202 @@
+//! The database: one pool, and one way to write.
+//!
+//! `SQLite` has one writer at a time. A transaction that reads first and writes later may find, when it comes to write, that
+//! another wrote in between; no waiting cures that. So every write goes through [`Db::write`], which begins `IMMEDIATE` and lets
+//! the writers of this process queue in memory, in order, instead of polling the file's lock.
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct DbOptions {
+    /// Connections in the pool.
+    pub max_connections: u32,
+    /// How long a caller waits for a connection.
+    pub acquire_timeout: Duration,
+    /// How long a statement may run (PostgreSQL); a lock may be waited for a third of it.
+    pub statement_timeout: Duration,
+}
+
+impl Default for DbOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A pool of connections to one database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Db {
+    connection: DatabaseConnection,
+    backend: DbBackend,
+    sqlite_writer: Arc<Mutex<()>>,
+}
+
+impl Db {
+    /// Connects. A `SQLite` file, and the folder it is to lie in, are made where missing.
+    pub async fn connect(url: &str, options: &DbOptions) -> Result<Self, DbErr> {
+        let mut connect = ConnectOptions::new(url);
+        connect
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .connect_timeout(options.acquire_timeout)
+            .sqlx_logging(false);
+        if url.starts_with("sqlite:") {
+            make_folder(url)?;
+            connect.map_sqlx_sqlite_opts(|sqlite| {
+                sqlite
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    // What is acknowledged must survive a power cut, not only a crash of this process.
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(Duration::from_secs(5))
+                    .foreign_keys(true)
+                    .pragma("temp_store", "memory")
+            });
+        } else {
+            let millis = options.statement_timeout.as_millis();
+            connect.map_sqlx_postgres_opts(move |postgres| {
+                postgres
+                    .application_name("trueup")
+                    .options([("statement_timeout", millis.to_string()), ("lock_timeout", (millis / 3).to_string())])
+            });
+        }
+        Ok(Self::from(Database::connect(connect).await?))
+    }
+
+    /// The pool, for reading.
+    pub fn reader(&self) -> &DatabaseConnection {
+        &self.connection
+    }
+
+    /// Which database this is.
+    pub fn backend(&self) -> DbBackend {
+        self.backend
+    }
+
+    /// Begins a transaction that may write.
+    pub async fn write(&self) -> Result<WriteTx, DbErr> {
+        if self.backend != DbBackend::Sqlite {
+            let tx = self.connection.begin_with_options(TransactionOptions::default()).await?;
+            return Ok(WriteTx { tx, _turn: None });
+        }
+        let turn = Arc::clone(&self.sqlite_writer).lock_owned().await;
+        let immediate = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let tx = self.connection.begin_with_options(immediate).await?;
+        Ok(WriteTx { tx, _turn: Some(turn) })
+    }
+
+    /// Answers when the database does.
+    pub async fn ping(&self) -> Result<(), DbErr> {
+        self.connection.ping().await
+    }
+
+    /// Closes the pool.
+    pub async fn close(self) -> Result<(), DbErr> {
+        self.connection.close().await
+    }
+}
+
+impl From<DatabaseConnection> for Db {
+    fn from(connection: DatabaseConnection) -> Self {
+        let backend = connection.get_database_backend();
+        Self { connection, backend, sqlite_writer: Arc::new(Mutex::new(())) }
+    }
+}
+
+/// A transaction that may write. Dropped without [`WriteTx::commit`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct WriteTx {
+    // Declared before the turn: the transaction ends before the next writer begins.
+    tx: DatabaseTransaction,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl WriteTx {
+    /// Makes everything written durable.
+    pub async fn commit(self) -> Result<(), DbErr> {
+        self.tx.commit().await
+    }
+}
+
+impl Deref for WriteTx {
+    type Target = DatabaseTransaction;
+    fn deref(&self) -> &DatabaseTransaction {
+        &self.tx
+    }
+}
+
+fn make_folder(url: &str) -> Result<(), DbErr> {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//").split('?').next().unwrap_or_default();
+    if path.is_empty() || path.starts_with(':') {
+        return Ok(());
+    }
+    match std::path::Path::new(path).parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => std::fs::create_dir_all(folder).map_err(|error| {
+            DbErr::Conn(sea_orm::RuntimeErr::Internal(format!(
+                "the folder {} for the database cannot be made: {error}",
+                folder.display()
+            )))
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an error lies in the data of the statement or in its surroundings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The same statement would fail again.
+    Data,
+    /// Connection, lock, disk, memory, shutdown: the same statement may succeed later.
+    Surroundings,
+}
+
+/// Tells the two kinds of failure apart.
+///
+/// PostgreSQL by the class of its SQLSTATE (08 connection, 25 transaction state, 40 rollback, 53 resources, 55 object state, 57 operator,
+/// 58 system; postgresql.org/docs/current/errcodes-appendix.html), `SQLite` by its primary result code (sqlite.org/rescode.html).
+pub fn blame(error: &DbErr) -> Blame {
+    use sea_orm::{RuntimeErr, sqlx};
+    let (DbErr::Exec(RuntimeErr::SqlxError(inner))
+    | DbErr::Query(RuntimeErr::SqlxError(inner))
+    | DbErr::Conn(RuntimeErr::SqlxError(inner))) = error
+    else {
+        return match error {
+            DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => Blame::Surroundings,
+            _ => Blame::Data,
+        };
+    };
+    let sqlx::Error::Database(database) = &**inner else {
+        return match &**inner {
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. } => Blame::Data,
+            _ => Blame::Surroundings,
+        };
+    };
+    let code = database.code().unwrap_or_default();
+    let surroundings = if database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+        ["08", "25", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class))
+    } else {
+        // The low byte is the primary code: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
+        matches!(code.parse::<u32>().unwrap_or(0) & 0xff, 5 | 6 | 7 | 8 | 9 | 10 | 11 | 13 | 14 | 15 | 26)
+    };
+    if surroundings { Blame::Surroundings } else { Blame::Data }
+}

@@ -1,0 +1,244 @@
+//! The processor: takes what is due from the inbox and applies it, in batches.
+//!
+//! - [`Processor`]: one pass ([`Processor::run_once`]) and the loop around it ([`Processor::run`])
+//! - `batch`: claim, load, apply, save, mark; and what happens when that fails
+//! - `load`, `save`: between rows and a [`crate::world::World`]
+//! - `failure`: backoff, fingerprints, the history of attempts
+//!
+//! There is one path: a first attempt, a retry, a replay and a recovered event all come from the same claim.
+
+mod batch;
+pub mod failure;
+pub(crate) mod load;
+pub(crate) mod save;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use sea_orm::DbErr;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    catalog::Catalog,
+    db::Db,
+    policy::Policy,
+    processor::failure::Backoff,
+    store::inbox::{self, Abandoned},
+    stripe::Stripe,
+};
+
+/// How the processor works.
+#[derive(Debug, Clone)]
+pub struct ProcessorOptions {
+    /// Name under which this instance claims; of two running instances no two may share it.
+    pub holder: String,
+    /// Events in a batch.
+    pub batch_events: u32,
+    /// Bytes of payload in a batch; a single larger event still goes.
+    pub batch_bytes: u64,
+    /// How long a claim holds without being renewed.
+    pub lease: Duration,
+    /// How often to look for what became due, when nobody says that something did.
+    pub poll: Duration,
+    /// How often to look for claims whose lease ran out.
+    pub rescue: Duration,
+    /// Leases that may run out under one event before it is given up.
+    pub most_crashes: i32,
+    /// When failed events are tried again.
+    pub backoff: Backoff,
+}
+
+impl Default for ProcessorOptions {
+    fn default() -> Self {
+        Self {
+            holder: "trueup".to_owned(),
+            batch_events: 500,
+            batch_bytes: 8 << 20,
+            lease: Duration::from_secs(10),
+            poll: Duration::from_secs(1),
+            rescue: Duration::from_secs(5),
+            most_crashes: 20,
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+/// How an event came out of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Its facts are stored.
+    Applied,
+    /// Its facts are stored; a newer snapshot was there.
+    Stale,
+    /// It waits for a user.
+    Parked,
+    /// Not ours to apply.
+    Skipped,
+    /// It failed and is tried again.
+    Retried,
+    /// It failed for the last time.
+    Failed,
+}
+
+/// What one pass did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pass {
+    /// Events by outcome.
+    pub outcomes: BTreeMap<Outcome, usize>,
+    /// Entries of the timeline.
+    pub changes: usize,
+    /// Claims whose holder had died.
+    pub rescued: u64,
+    /// Seconds from Stripe's `created` to the commit, for each applied event that tells it.
+    pub lags: Vec<f64>,
+    /// Batches, with their number of events and the seconds they took.
+    pub batches: Vec<(usize, f64)>,
+    /// True where the surroundings failed and claims were given back.
+    pub disturbed: bool,
+}
+
+impl Pass {
+    /// Events that were taken up.
+    pub fn events(&self) -> usize {
+        self.outcomes.values().sum()
+    }
+
+    fn count(&mut self, outcome: Outcome) {
+        *self.outcomes.entry(outcome).or_default() += 1;
+    }
+}
+
+/// Told of every pass that did something, for metrics.
+pub type Observer = Arc<dyn Fn(&Pass) + Send + Sync>;
+
+/// Applies what is due.
+#[derive(Clone)]
+pub struct Processor {
+    pub(crate) db: Db,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) options: Arc<ProcessorOptions>,
+    pub(crate) stripe: Option<Arc<dyn Stripe>>,
+}
+
+impl std::fmt::Debug for Processor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Processor").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Processor {
+    /// A processor; nothing runs yet.
+    pub fn new(
+        db: Db,
+        catalog: Arc<Catalog>,
+        policy: Arc<Policy>,
+        options: ProcessorOptions,
+        stripe: Option<Arc<dyn Stripe>>,
+    ) -> Self {
+        Self { db, catalog, policy, options: Arc::new(options), stripe }
+    }
+
+    /// Gives back what this instance had claimed before it was started anew. Counts as a crash: whoever starts did not stop in order.
+    pub async fn release_own(&self) -> Result<u64, DbErr> {
+        let tx = self.db.write().await?;
+        let released = inbox::rescue(&*tx, Abandoned::Of(&self.options.holder), self.options.most_crashes).await?;
+        tx.commit().await?;
+        Ok(released)
+    }
+
+    /// Takes back claims whose lease ran out.
+    pub async fn rescue(&self) -> Result<u64, DbErr> {
+        let tx = self.db.write().await?;
+        let rescued = inbox::rescue(&*tx, Abandoned::Expired, self.options.most_crashes).await?;
+        tx.commit().await?;
+        if rescued > 0 {
+            tracing::warn!(events = rescued, "took back claims whose lease had run out; whoever held them died");
+        }
+        Ok(rescued)
+    }
+
+    /// Applies everything that is due, batch after batch, and returns what came of it. Stops early once `stop` is cancelled; what
+    /// was claimed by then is finished or given back.
+    pub async fn run_once(&self, stop: &CancellationToken) -> Result<Pass, DbErr> {
+        let mut pass = Pass { rescued: self.rescue().await?, ..Pass::default() };
+        self.drain(stop, &mut pass).await?;
+        Ok(pass)
+    }
+
+    async fn drain(&self, stop: &CancellationToken, pass: &mut Pass) -> Result<(), DbErr> {
+        while !stop.is_cancelled() {
+            let before = pass.events();
+            self.batch(false, stop, pass).await?;
+            // Under these a process died more than once: each alone, so that it takes no neighbour along.
+            self.batch(true, stop, pass).await?;
+            if pass.events() == before || pass.disturbed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until `stop` is cancelled: at once when `nudge` is notified, and every [`ProcessorOptions::poll`]. When the surroundings fail
+    /// it slows down, to at most 5 seconds between tries.
+    pub async fn run(self, nudge: Arc<Notify>, stop: CancellationToken, observer: Observer, beat: Arc<Beat>) {
+        let mut pause = Duration::ZERO;
+        let mut rescue_at = Instant::now();
+        while !stop.is_cancelled() {
+            let mut pass = Pass::default();
+            let mut result = Ok(());
+            if Instant::now() >= rescue_at {
+                rescue_at = Instant::now() + self.options.rescue;
+                result = self.rescue().await.map(|rescued| pass.rescued = rescued);
+            }
+            if result.is_ok() {
+                result = self.drain(&stop, &mut pass).await;
+            }
+            beat.beat();
+            if pass.events() > 0 || pass.rescued > 0 {
+                observer(&pass);
+            }
+            if let Err(error) = &result {
+                tracing::warn!(%error, "the processor cannot reach its inbox; trying again");
+            }
+            pause = if result.is_err() || pass.disturbed {
+                (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(5))
+            } else {
+                Duration::ZERO
+            };
+            if pause.is_zero() {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = nudge.notified() => {}
+                    () = tokio::time::sleep(self.options.poll) => {}
+                }
+            } else {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+/// When the processor was last seen alive.
+#[derive(Debug)]
+pub struct Beat(std::sync::Mutex<Instant>);
+
+impl Default for Beat {
+    fn default() -> Self {
+        Self(std::sync::Mutex::new(Instant::now()))
+    }
+}
+
+impl Beat {
+    fn beat(&self) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long ago.
+    pub fn age(&self) -> Duration {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed()
+    }
+}

@@ -1,0 +1,257 @@
+//! From subscriptions to a user's tier: pure functions of the facts, the catalogue and the moment.
+
+use chrono::TimeDelta;
+use entity::{
+    Time,
+    enums::SubscriptionStatus,
+    ids::{CustomerId, SubscriptionId},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::{Catalog, FREE, PlanRank},
+    facts::{Invoice, Item, Outcome, Rank, Subscription},
+    policy::Policy,
+    usage::Window,
+};
+
+/// What a user may do, and by what right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entitlement {
+    /// The tier that governs.
+    pub tier: String,
+    /// Status of the governing subscription, else of the best one left, else `active`.
+    pub status: String,
+    /// True while a subscription entitles.
+    pub access: bool,
+    /// Uses in a window; none is unlimited.
+    pub limit: Option<i64>,
+    /// End of the paid period.
+    pub current_period_end: Option<Time>,
+    /// When access is scheduled to end.
+    pub cancel_at: Option<Time>,
+}
+
+/// An entitlement with where it comes from. The sources alone changing makes no entry in the timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Projection {
+    /// What the user may do.
+    pub entitlement: Entitlement,
+    /// The customer of the governing subscription, else the one linked.
+    pub customer: Option<CustomerId>,
+    /// The governing subscription, else the best one left.
+    pub subscription: Option<SubscriptionId>,
+}
+
+/// A subscription with what its own snapshot does not tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// The subscription.
+    pub subscription: &'a Subscription,
+    /// Its newest invoice that speaks for it.
+    pub invoice: Option<&'a Invoice>,
+    /// True where Stripe deleted its customer.
+    pub customer_deleted: bool,
+}
+
+impl Standing<'_> {
+    /// The status that follows from the snapshot, the newest invoice and the customer.
+    pub fn status(&self) -> SubscriptionStatus {
+        let Subscription { snapshot, version, .. } = self.subscription;
+        let status = &snapshot.status;
+        if status.is_terminal() {
+            return status.clone();
+        }
+        if self.customer_deleted {
+            return SubscriptionStatus::Canceled;
+        }
+        match self.invoice.map(|invoice| (invoice, invoice.outcome())) {
+            // Equal second: Stripe made the snapshot in the same breath, and it already tells of a failure.
+            Some((invoice, Outcome::Failed(at)))
+                if invoice.renews()
+                    && at > version.at
+                    && matches!(status, SubscriptionStatus::Active | SubscriptionStatus::Trialing) =>
+            {
+                SubscriptionStatus::PastDue
+            }
+            Some((_, Outcome::Paid(at)))
+                if at >= version.at
+                    && matches!(
+                        status,
+                        SubscriptionStatus::PastDue | SubscriptionStatus::Unpaid | SubscriptionStatus::Incomplete
+                    ) =>
+            {
+                SubscriptionStatus::Active
+            }
+            _ => status.clone(),
+        }
+    }
+
+    /// Since when it is past due: the first failure of its newest invoice, else the start of the period.
+    fn past_due_since(&self) -> Time {
+        let Subscription { snapshot, version, .. } = self.subscription;
+        self.invoice
+            .filter(|invoice| matches!(invoice.outcome(), Outcome::Failed(_)))
+            .and_then(|invoice| invoice.first_failed_at)
+            .or(snapshot.period_start)
+            .unwrap_or(version.at)
+    }
+
+    /// When access ends by a date that is known already, and `None` where no date is.
+    pub fn ends_at(&self, policy: &Policy) -> Option<Time> {
+        let scheduled = self.subscription.snapshot.scheduled_end();
+        let grace = policy
+            .past_due_grace
+            .filter(|_| self.status() == SubscriptionStatus::PastDue)
+            .map(|grace| self.past_due_since() + grace);
+        match (scheduled, grace) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// True for what a user has, or had: not for a subscription that is only named, nor for a checkout that came to nothing.
+    fn counts(&self) -> bool {
+        match self.subscription.version.rank {
+            Rank::Unseen => false,
+            Rank::Provisional => !self.subscription.snapshot.status.is_terminal(),
+            _ => true,
+        }
+    }
+
+    /// The item that decides, with the plan it leads to: of several plans the highest.
+    pub fn deciding_item(&self, catalog: &Catalog) -> (Option<&Item>, Option<PlanRank>) {
+        let own = self.subscription.tier();
+        let items = &self.subscription.snapshot.items;
+        let mapped = items
+            .iter()
+            .filter_map(|item| catalog.of_item(item, own).map(|rank| (item, rank)))
+            .reduce(|best, next| if next.1 > best.1 { next } else { best });
+        match mapped {
+            Some((item, rank)) => (Some(item), Some(rank)),
+            None if items.is_empty() => (None, own.and_then(|tier| catalog.by_tier(tier))),
+            None => (items.first(), None),
+        }
+    }
+
+    /// True where it pays for something no plan names.
+    pub fn unmapped(&self, catalog: &Catalog) -> bool {
+        self.counts() && !self.status().is_terminal() && self.deciding_item(catalog).1.is_none()
+    }
+}
+
+/// How a subscription that does not entitle ranks among its like: the higher tells the user's status.
+fn remaining_rank(status: &SubscriptionStatus) -> u8 {
+    match status {
+        SubscriptionStatus::Active | SubscriptionStatus::Trialing => 6,
+        SubscriptionStatus::PastDue => 5,
+        SubscriptionStatus::Unpaid => 4,
+        SubscriptionStatus::Paused => 3,
+        SubscriptionStatus::Incomplete => 2,
+        SubscriptionStatus::Other(_) => 1,
+        SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired => 0,
+    }
+}
+
+fn entitling_rank(status: &SubscriptionStatus) -> Option<u8> {
+    match status {
+        SubscriptionStatus::Active => Some(2),
+        SubscriptionStatus::Trialing => Some(1),
+        SubscriptionStatus::PastDue => Some(0),
+        _ => None,
+    }
+}
+
+/// What a user with these subscriptions may do at `now`, and the usage window that is open then. `linked` is the customer shown where no subscription names one.
+pub fn project(
+    standings: &[Standing<'_>],
+    linked: Option<&CustomerId>,
+    catalog: &Catalog,
+    policy: &Policy,
+    now: Time,
+) -> (Projection, Window) {
+    struct Judged<'a> {
+        standing: &'a Standing<'a>,
+        status: SubscriptionStatus,
+        over: bool,
+        plan: Option<PlanRank>,
+        item: Option<&'a Item>,
+    }
+    let judged: Vec<Judged<'_>> = standings
+        .iter()
+        .filter(|standing| standing.counts())
+        .map(|standing| {
+            let (item, plan) = standing.deciding_item(catalog);
+            let scheduled = standing.subscription.snapshot.scheduled_end();
+            let status = match (standing.status(), scheduled) {
+                (status, Some(end)) if end <= now && !status.is_terminal() => SubscriptionStatus::Canceled,
+                (status, _) => status,
+            };
+            let over = standing.ends_at(policy).is_some_and(|end| end <= now);
+            Judged { standing, status, over, plan, item }
+        })
+        .collect();
+    // Equal rank: the earliest made, then the smallest id, is the greater here.
+    let age = |j: &Judged<'_>| {
+        let made_at = j.standing.subscription.snapshot.made_at.unwrap_or(Time::MAX_UTC);
+        std::cmp::Reverse((made_at, j.standing.subscription.id.clone()))
+    };
+    let governing = judged
+        .iter()
+        .filter(|j| !j.over)
+        .filter_map(|j| Some(((j.plan?, entitling_rank(&j.status)?), j)))
+        .max_by(|(a, x), (b, y)| a.cmp(b).then_with(|| age(x).cmp(&age(y))));
+    let customer_of = |j: &Judged<'_>| {
+        let customer = j.standing.subscription.customer.clone();
+        customer.filter(|_| !j.standing.customer_deleted).or_else(|| linked.cloned())
+    };
+
+    if let Some(((plan, _), j)) = governing {
+        let plan = catalog.plan(plan);
+        let snapshot = &j.standing.subscription.snapshot;
+        let interval = j.item.and_then(|item| Some((item.interval.as_deref()?, item.interval_count.unwrap_or(1))));
+        let projection = Projection {
+            entitlement: Entitlement {
+                tier: plan.tier.clone(),
+                status: shown(&j.status),
+                access: true,
+                limit: plan.monthly_limit.map(i64::from),
+                current_period_end: snapshot.period_end,
+                cancel_at: snapshot.scheduled_end(),
+            },
+            customer: customer_of(j),
+            subscription: Some(j.standing.subscription.id.clone()),
+        };
+        return (projection, Window::of_subscription(snapshot, interval, now));
+    }
+    let rest = judged
+        .iter()
+        .max_by(|x, y| remaining_rank(&x.status).cmp(&remaining_rank(&y.status)).then_with(|| age(x).cmp(&age(y))));
+    let free = catalog.free();
+    let projection = Projection {
+        entitlement: Entitlement {
+            tier: FREE.to_owned(),
+            status: rest.map_or_else(|| "active".to_owned(), |j| shown(&j.status)),
+            access: false,
+            limit: free.monthly_limit.map(i64::from),
+            current_period_end: None,
+            cancel_at: None,
+        },
+        customer: rest.map_or_else(|| linked.cloned(), customer_of),
+        subscription: rest.map(|j| j.standing.subscription.id.clone()),
+    };
+    (projection, Window::calendar_month(now))
+}
+
+/// The status a user is shown: the ended ones read `canceled`.
+fn shown(status: &SubscriptionStatus) -> String {
+    if status.is_terminal() { "canceled".to_owned() } else { status.as_str().to_owned() }
+}
+
+/// The longest grace that makes sense, in days: a hundred years.
+pub const MAX_GRACE_DAYS: i64 = 36_525;
+
+/// A grace of whole days.
+pub fn grace_days(days: i64) -> TimeDelta {
+    TimeDelta::days(days.clamp(0, MAX_GRACE_DAYS))
+}

@@ -1,0 +1,9 @@
+//! SQL that SeaORM's builders cannot say well: set statements with one bound document or array, each spelled for both databases.
+//!
+//! - [`rowset`]: reads and upserts of whole sets of entity rows, derived from the entities themselves
+//! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
+
+pub(crate) mod inbox;
+mod postgres;
+pub(crate) mod rowset;
+mod sqlite;

@@ -1,0 +1,238 @@
+//! What the host asks and tells of its users.
+
+use std::collections::BTreeSet;
+
+use entity::{
+    Time, entitlement_changes,
+    enums::ChangeSource,
+    ids::{CustomerId, UserId},
+    users::{ActiveModel, Column, Entity, Model},
+};
+use sea_orm::{ActiveValue::Set, ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, SqlErr};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    apply::{Rules, reproject},
+    catalog::Catalog,
+    db::Db,
+    policy::Policy,
+    processor::{
+        load::{Access, Needs, load, load_for_user},
+        save::save,
+    },
+    projection::Projection,
+    store::{inbox::clock, rowset::text_in},
+    usage::Window,
+    world::email_key,
+};
+
+/// A user as the host reads it, computed against a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UserView {
+    /// The host's id.
+    pub id: UserId,
+    /// As the host wrote it.
+    pub email: String,
+    /// As the host wrote it.
+    pub full_name: Option<String>,
+    /// What the user may do, and by what right.
+    pub projection: Projection,
+    /// Used in the open window.
+    pub used: i64,
+    /// The open window.
+    pub window: Window,
+}
+
+impl UserView {
+    /// What is left in the open window; `None` is unlimited.
+    pub fn remaining(&self) -> Option<i64> {
+        self.projection.entitlement.limit.map(|limit| (limit - self.used).max(0))
+    }
+}
+
+/// Why a user could not be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// Not an address.
+    #[error(
+        "`email` is not an e-mail address: it needs text before and after one `@`, no white space, and at most 254 characters"
+    )]
+    BadEmail,
+    /// Too long a name.
+    #[error("`full_name` has more than 255 characters or holds control characters")]
+    BadName,
+    /// Somebody else's address.
+    #[error("another user has this e-mail address; addresses are unique without regard to case")]
+    EmailTaken,
+    /// The database.
+    #[error("the user could not be stored: {0}")]
+    Database(#[from] DbErr),
+}
+
+/// A user as the host tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserTold {
+    /// The host's id.
+    pub id: UserId,
+    /// The address.
+    pub email: String,
+    /// The name; absent leaves it as it is.
+    pub full_name: Option<String>,
+}
+
+fn check(told: &UserTold) -> Result<(), PutError> {
+    let email = told.email.trim();
+    let mut parts = email.split('@');
+    let halves = (parts.next(), parts.next(), parts.next());
+    let shaped = matches!(halves, (Some(local), Some(domain), None) if !local.is_empty() && !domain.is_empty());
+    if !shaped || email.chars().count() > 254 || email.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(PutError::BadEmail);
+    }
+    match &told.full_name {
+        Some(name) if name.chars().count() > 255 || name.chars().any(char::is_control) => Err(PutError::BadName),
+        _ => Ok(()),
+    }
+}
+
+/// Creates or updates a user, and gives them at once whatever Stripe already said of them. The second value is true for a new user.
+pub async fn put(db: &Db, catalog: &Catalog, policy: &Policy, told: UserTold) -> Result<(UserView, bool), PutError> {
+    check(&told)?;
+    let email = told.email.trim().to_owned();
+    let tx = db.write().await?;
+    let now = clock(&*tx).await?;
+    let existing = Entity::find_by_id(told.id).one(&*tx).await?;
+    let created = existing.is_none();
+    let taken = |error: DbErr| match error.sql_err() {
+        Some(SqlErr::UniqueConstraintViolation(_)) => PutError::EmailTaken,
+        _ => PutError::Database(error),
+    };
+    if created {
+        let row = ActiveModel {
+            id: Set(told.id),
+            email: Set(email.clone()),
+            full_name: Set(told.full_name.clone()),
+            usage_limit: Set(catalog.free().monthly_limit.map(i64::from)),
+            ..Default::default()
+        };
+        Entity::insert(row).exec_without_returning(&*tx).await.map_err(taken)?;
+    } else {
+        let mut row =
+            ActiveModel { id: Set(told.id), email: Set(email.clone()), updated_at: Set(now), ..Default::default() };
+        if told.full_name.is_some() {
+            row.full_name = Set(told.full_name.clone());
+        }
+        Entity::update(row).validate()?.exec(&*tx).await.map_err(taken)?;
+    }
+    let mut world = load_for_user(&*tx, told.id, &email).await?;
+    let mut concerned = BTreeSet::new();
+    world.welcome(told.id, policy, &mut concerned);
+    let rules = Rules { catalog, policy, now };
+    let what = if created { "the user was made" } else { "the user was changed" };
+    let changes = reproject(&mut world, &concerned, what, ChangeSource::Api, None, rules);
+    save(&*tx, &world, &changes, &[], catalog, now).await?;
+    tx.commit().await?;
+    let view = get(db, catalog, policy, told.id, now).await?;
+    let view = view.ok_or_else(|| DbErr::RecordNotFound(format!("user {}, just stored", told.id)))?;
+    Ok((view, created))
+}
+
+/// The user, computed against `now`: an end by date counts from its second on, whether or not a job has come by.
+pub async fn get(
+    db: &Db,
+    catalog: &Catalog,
+    policy: &Policy,
+    id: UserId,
+    now: Time,
+) -> Result<Option<UserView>, DbErr> {
+    match Entity::find_by_id(id).one(db.reader()).await? {
+        Some(row) => Ok(Some(view(db, catalog, policy, row, now).await?)),
+        None => Ok(None),
+    }
+}
+
+/// The user with this address, without regard to case.
+pub async fn by_email(
+    db: &Db,
+    catalog: &Catalog,
+    policy: &Policy,
+    email: &str,
+    now: Time,
+) -> Result<Option<UserView>, DbErr> {
+    let row = Entity::find().filter(text_in(db.backend(), "lower(email)", [email_key(email)])).one(db.reader()).await?;
+    match row {
+        Some(row) => Ok(Some(view(db, catalog, policy, row, now).await?)),
+        None => Ok(None),
+    }
+}
+
+/// The user who owns this customer.
+pub async fn by_customer(
+    db: &Db,
+    catalog: &Catalog,
+    policy: &Policy,
+    customer: &CustomerId,
+    now: Time,
+) -> Result<Option<UserView>, DbErr> {
+    let known = entity::stripe_customers::Entity::find_by_id(customer.clone()).one(db.reader()).await?;
+    let row = match known.and_then(|row| row.user_id) {
+        Some(user) => Entity::find_by_id(user).one(db.reader()).await?,
+        None => {
+            Entity::find().filter(Column::SubscriptionStripeCustomerId.eq(customer.as_str())).one(db.reader()).await?
+        }
+    };
+    match row {
+        Some(row) => Ok(Some(view(db, catalog, policy, row, now).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn view(db: &Db, catalog: &Catalog, policy: &Policy, row: Model, now: Time) -> Result<UserView, DbErr> {
+    let mut needs = Needs::default();
+    needs.users.insert(row.id);
+    let world = load(db.reader(), &needs, Access::Read).await?;
+    let (projection, window) = world.project(row.id, catalog, policy, now);
+    let used = if row.usage_period_start == Some(window.start) { row.usage_count } else { 0 };
+    Ok(UserView { id: row.id, email: row.email, full_name: row.full_name, projection, used, window })
+}
+
+/// An entry of the timeline.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TimelineEntry {
+    /// Ours; time-ordered.
+    pub id: Uuid,
+    /// When.
+    pub changed_at: Time,
+    /// What made it.
+    pub source: ChangeSource,
+    /// The event, where one did.
+    pub event_id: Option<String>,
+    /// What the user might do until then.
+    pub before: serde_json::Value,
+    /// What the user may do since.
+    pub after: serde_json::Value,
+    /// Which rule made it so.
+    pub reason: String,
+}
+
+/// Why is this user on this tier? Newest first, at most `limit`, older than `before` where given.
+pub async fn timeline(db: &Db, user: UserId, limit: u64, before: Option<Uuid>) -> Result<Vec<TimelineEntry>, DbErr> {
+    use entitlement_changes::{Column, Entity};
+    let mut select = Entity::find().filter(Column::UserId.eq(user));
+    if let Some(before) = before {
+        select = select.filter(Column::Id.lt(before));
+    }
+    let rows = select.order_by_desc(Column::Id).limit(limit).all(db.reader()).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| TimelineEntry {
+            id: row.id,
+            changed_at: row.changed_at,
+            source: row.source,
+            event_id: row.event_id,
+            before: row.before,
+            after: row.after,
+            reason: row.reason,
+        })
+        .collect())
+}

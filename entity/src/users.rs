@@ -1,0 +1,53 @@
+//! Users of the host application, with what Stripe says of them.
+
+use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{Time, ids::UserId};
+
+/// One user. The `subscription_*` and `usage_*` columns are Trueup's projection; the host reads them, and does not write them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DeriveEntityModel)]
+#[sea_orm(table_name = "users")]
+pub struct Model {
+    /// The host's id.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: UserId,
+    /// Unique without regard to case.
+    pub email: String,
+    /// For people to read.
+    pub full_name: Option<String>,
+    /// Tier that governs now, `free` without one.
+    pub subscription_tier: String,
+    /// Status of the governing subscription, or of the best one left.
+    pub subscription_status: String,
+    /// True while a subscription entitles.
+    pub subscription_access: bool,
+    /// The customer of the governing subscription, else the one linked.
+    pub subscription_stripe_customer_id: Option<String>,
+    /// The governing subscription, else the best one left.
+    pub subscription_stripe_subscription_id: Option<String>,
+    /// End of the paid period.
+    pub subscription_current_period_end: Option<Time>,
+    /// When access is scheduled to end.
+    pub subscription_cancel_at: Option<Time>,
+    /// Used in the open window.
+    pub usage_count: i64,
+    /// Allowance of a window; none is unlimited.
+    pub usage_limit: Option<i64>,
+    /// Start of the open window.
+    pub usage_period_start: Option<Time>,
+    /// End of the open window.
+    pub usage_period_end: Option<Time>,
+    /// Written by the host.
+    pub last_login: Option<Time>,
+    /// When the row was made.
+    pub created_at: Time,
+    /// When the row last changed.
+    pub updated_at: Time,
+}
+
+/// No relations: the domain reads sets of rows, never graphs.
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,255 @@
+//! Users, the inbox, the facts from Stripe, the timeline and the outbox.
+
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+
+use crate::dialect::run;
+
+pub(crate) struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m20261124_000001_core"
+    }
+}
+
+const USERS: &str = "
+CREATE TABLE users (
+    id {uuid} PRIMARY KEY DEFAULT {new_uuid},
+    email {text} NOT NULL,
+    full_name {text},
+    subscription_tier {text} NOT NULL DEFAULT 'free',
+    subscription_status {text} NOT NULL DEFAULT 'active',
+    subscription_access {bool} NOT NULL DEFAULT {false},
+    subscription_stripe_customer_id {text},
+    subscription_stripe_subscription_id {text},
+    subscription_current_period_end {time},
+    subscription_cancel_at {time},
+    usage_count {bigint} NOT NULL DEFAULT 0,
+    usage_limit {bigint} DEFAULT 5,
+    usage_period_start {time},
+    usage_period_end {time},
+    last_login {time},
+    created_at {time} NOT NULL DEFAULT {now},
+    updated_at {time} NOT NULL DEFAULT {now}
+)";
+
+const WEBHOOKS: &str = "
+CREATE TABLE stripe_webhooks (
+    id {uuid} PRIMARY KEY DEFAULT {new_uuid},
+    event_id {text} NOT NULL,
+    event_type {text} NOT NULL,
+    payload {json} NOT NULL,
+    payload_bytes {int} NOT NULL DEFAULT 0,
+    processed {bool} NOT NULL DEFAULT {false},
+    processing_status {text} NOT NULL DEFAULT 'pending'
+        CHECK (processing_status IN ('pending', 'processing', 'completed', 'failed', 'skipped')),
+    processing_attempts {int} NOT NULL DEFAULT 0,
+    processing_error {text},
+    processing_error_details {json},
+    error_fingerprint {text},
+    user_id {uuid} REFERENCES users (id) ON DELETE SET NULL,
+    stripe_customer_id {text},
+    waits_for {text},
+    processed_at {time},
+    created_at {time} NOT NULL DEFAULT {now},
+    updated_at {time} NOT NULL DEFAULT {now},
+    stripe_created_at {time},
+    api_version {text},
+    signature_verified {bool} NOT NULL DEFAULT {false},
+    livemode {bool} NOT NULL DEFAULT {false},
+    account {text},
+    source {text} NOT NULL DEFAULT 'webhook' CHECK (source IN ('webhook', 'recovery', 'replay')),
+    next_attempt_at {time} NOT NULL DEFAULT {now},
+    claimed_by {text},
+    claim_token {uuid},
+    claimed_until {time},
+    crashes {int} NOT NULL DEFAULT 0
+)";
+
+const CUSTOMERS: &str = "
+CREATE TABLE stripe_customers (
+    id {text} PRIMARY KEY,
+    user_id {uuid} REFERENCES users (id) ON DELETE SET NULL,
+    link_user_id {uuid},
+    link_evidence {text},
+    link_at {time},
+    link_event_id {text},
+    email {text},
+    deleted_at {time},
+    stripe_created_at {time},
+    version_rank {smallint} NOT NULL DEFAULT 0,
+    version_at {time} NOT NULL,
+    version_event_id {text},
+    created_at {time} NOT NULL DEFAULT {now},
+    updated_at {time} NOT NULL DEFAULT {now}
+)";
+
+const SUBSCRIPTIONS: &str = "
+CREATE TABLE subscriptions (
+    id {text} PRIMARY KEY,
+    user_id {uuid} REFERENCES users (id) ON DELETE SET NULL,
+    link_user_id {uuid},
+    link_evidence {text},
+    link_at {time},
+    link_event_id {text},
+    stripe_customer_id {text},
+    status {text} NOT NULL,
+    items {json} NOT NULL DEFAULT {empty_array},
+    price_id {text},
+    product_id {text},
+    lookup_key {text},
+    quantity {bigint},
+    currency {text},
+    interval {text},
+    interval_count {bigint},
+    billing_cycle_anchor {time},
+    current_period_start {time},
+    current_period_end {time},
+    trial_start {time},
+    trial_end {time},
+    cancel_at {time},
+    cancel_at_period_end {bool} NOT NULL DEFAULT {false},
+    canceled_at {time},
+    ended_at {time},
+    pause_collection {text},
+    livemode {bool} NOT NULL DEFAULT {false},
+    metadata {json} NOT NULL DEFAULT {empty_object},
+    rank {smallint} NOT NULL,
+    version_at {time} NOT NULL,
+    version_kind {smallint} NOT NULL,
+    version_event_id {text} NOT NULL,
+    needs_refresh {bool} NOT NULL DEFAULT {false},
+    stripe_created_at {time},
+    created_at {time} NOT NULL DEFAULT {now},
+    updated_at {time} NOT NULL DEFAULT {now}
+)";
+
+const INVOICES: &str = "
+CREATE TABLE invoices (
+    id {text} PRIMARY KEY,
+    user_id {uuid} REFERENCES users (id) ON DELETE SET NULL,
+    stripe_customer_id {text},
+    subscription_id {text},
+    number {text},
+    status {text},
+    billing_reason {text},
+    currency {text},
+    amount_due {bigint},
+    amount_paid {bigint},
+    attempt_count {bigint},
+    next_payment_attempt {time},
+    hosted_invoice_url {text},
+    invoice_pdf {text},
+    period_start {time},
+    period_end {time},
+    first_failed_at {time},
+    failed_at {time},
+    paid_at {time},
+    version_status {text},
+    version_at {time} NOT NULL,
+    version_event_id {text} NOT NULL,
+    stripe_created_at {time},
+    created_at {time} NOT NULL DEFAULT {now},
+    updated_at {time} NOT NULL DEFAULT {now}
+)";
+
+const CHANGES: &str = "
+CREATE TABLE entitlement_changes (
+    id {uuid} PRIMARY KEY DEFAULT {new_uuid},
+    user_id {uuid} NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    changed_at {time} NOT NULL DEFAULT {now},
+    source {text} NOT NULL,
+    event_id {text},
+    reconciliation_id {uuid},
+    before {json} NOT NULL,
+    after {json} NOT NULL,
+    reason {text} NOT NULL
+)";
+
+const OUTBOX: &str = "
+CREATE TABLE email_outbox (
+    id {uuid} PRIMARY KEY DEFAULT {new_uuid},
+    user_id {uuid} NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    kind {text} NOT NULL,
+    dedupe_key {text} NOT NULL UNIQUE,
+    data {json} NOT NULL,
+    status {text} NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'sent', 'dropped', 'failed')),
+    attempts {int} NOT NULL DEFAULT 0,
+    next_attempt_at {time} NOT NULL DEFAULT {now},
+    error {text},
+    sent_at {time},
+    created_at {time} NOT NULL DEFAULT {now}
+)";
+
+const INDEXES: &[&str] = &[
+    "CREATE UNIQUE INDEX users_email_key ON users (lower(email))",
+    "CREATE INDEX idx_users_stripe_customer_lookup ON users (subscription_stripe_customer_id)
+        WHERE subscription_stripe_customer_id IS NOT NULL",
+    "CREATE UNIQUE INDEX idx_stripe_webhooks_event_id ON stripe_webhooks (event_id)",
+    // Newest first, in lists and by status.
+    "CREATE INDEX idx_stripe_webhooks_recent ON stripe_webhooks (created_at DESC, id DESC)",
+    "CREATE INDEX idx_stripe_webhooks_status ON stripe_webhooks (processing_status, created_at DESC)
+        WHERE processing_status IN ('failed', 'skipped')",
+    "CREATE INDEX idx_stripe_webhooks_customer ON stripe_webhooks (stripe_customer_id)
+        WHERE stripe_customer_id IS NOT NULL",
+    "CREATE INDEX idx_stripe_webhooks_user ON stripe_webhooks (user_id) WHERE user_id IS NOT NULL",
+    // The queue: what is due, what is claimed, what waits for a user.
+    "CREATE INDEX stripe_webhooks_due ON stripe_webhooks (next_attempt_at) WHERE processing_status = 'pending'",
+    "CREATE INDEX stripe_webhooks_claimed ON stripe_webhooks (claimed_until) WHERE processing_status = 'processing'",
+    "CREATE INDEX stripe_webhooks_waiting ON stripe_webhooks (waits_for) WHERE waits_for IS NOT NULL",
+    "CREATE INDEX stripe_customers_user ON stripe_customers (user_id) WHERE user_id IS NOT NULL",
+    "CREATE INDEX stripe_customers_link_user ON stripe_customers (link_user_id) WHERE link_user_id IS NOT NULL",
+    "CREATE INDEX stripe_customers_email ON stripe_customers (lower(email)) WHERE email IS NOT NULL",
+    "CREATE INDEX subscriptions_user ON subscriptions (user_id) WHERE user_id IS NOT NULL",
+    "CREATE INDEX subscriptions_link_user ON subscriptions (link_user_id) WHERE link_user_id IS NOT NULL",
+    "CREATE INDEX subscriptions_customer ON subscriptions (stripe_customer_id) WHERE stripe_customer_id IS NOT NULL",
+    "CREATE INDEX subscriptions_refresh ON subscriptions (id) WHERE needs_refresh",
+    "CREATE INDEX invoices_subscription ON invoices (subscription_id, stripe_created_at DESC {nulls_last}, id DESC)
+        WHERE subscription_id IS NOT NULL",
+    "CREATE INDEX invoices_user ON invoices (user_id) WHERE user_id IS NOT NULL",
+    "CREATE INDEX entitlement_changes_user ON entitlement_changes (user_id, changed_at DESC, id DESC)",
+    "CREATE INDEX email_outbox_due ON email_outbox (next_attempt_at) WHERE status = 'pending'",
+];
+
+/// Payloads compress to a third with lz4 at a fraction of pglz's cost; the queue's rows change three times in their
+/// lives, so room is left in their pages.
+const POSTGRES_STORAGE: &[&str] = &[
+    "DO $$ BEGIN
+        ALTER TABLE stripe_webhooks ALTER COLUMN payload SET COMPRESSION lz4;
+    EXCEPTION WHEN feature_not_supported OR syntax_error OR invalid_parameter_value THEN
+        RAISE NOTICE 'lz4 is not available here; payloads keep the default compression';
+    END $$",
+    "ALTER TABLE stripe_webhooks SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05)",
+];
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        run(manager, &[USERS, WEBHOOKS, CUSTOMERS, SUBSCRIPTIONS, INVOICES, CHANGES, OUTBOX]).await?;
+        run(manager, INDEXES).await?;
+        if manager.get_database_backend() == DbBackend::Postgres {
+            run(manager, POSTGRES_STORAGE).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        run(
+            manager,
+            &[
+                "DROP TABLE email_outbox",
+                "DROP TABLE entitlement_changes",
+                "DROP TABLE invoices",
+                "DROP TABLE subscriptions",
+                "DROP TABLE stripe_customers",
+                "DROP TABLE stripe_webhooks",
+                "DROP TABLE users",
+            ],
+        )
+        .await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}

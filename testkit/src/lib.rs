@@ -38,7 +38,7 @@ impl TestDb {
     pub async fn empty(kind: Kind) -> Self {
         match kind {
             Kind::Sqlite => {
-                let folder = tempfile::tempdir().expect("a temporary folder can be made");
+                let folder = memory_folder().expect("a temporary folder can be made");
                 let url = format!("sqlite://{}/test.db", folder.path().display());
                 Self { kind, url, _folder: Some(folder), name: None }
             }
@@ -94,6 +94,11 @@ impl Drop for TestDb {
         // A test that failed is told by its own message, not by this one.
         let _ = dropped.join();
     }
+}
+
+/// A folder in memory where there is one: the server syncs every commit to the disk, which hundreds of tests need not wait for.
+fn memory_folder() -> std::io::Result<TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
 async fn run(url: &str, sql: &str) {

@@ -1,0 +1,10 @@
+//! The domain against real databases, and its laws against generated histories.
+
+mod desk;
+mod history;
+mod inbox;
+mod laws;
+mod migrations;
+mod ownership;
+mod processing;
+mod semantics;

@@ -1,0 +1,88 @@
+//! The schema: up, down, up again, and two processes at once.
+
+use sea_orm::{DatabaseConnection, FromQueryResult, Statement};
+use testkit::{Kind, TestDb, kinds};
+
+#[derive(Debug, PartialEq, Eq, FromQueryResult)]
+struct Line {
+    line: String,
+}
+
+/// The schema as the database itself tells it.
+async fn schema(kind: Kind, db: &DatabaseConnection) -> Vec<Line> {
+    let sql = match kind {
+        Kind::Sqlite => {
+            "SELECT coalesce(sql, name) AS line FROM sqlite_master WHERE tbl_name <> 'seaql_migrations' ORDER BY name"
+        }
+        Kind::Postgres => {
+            "SELECT format('%s.%s %s %s %s', table_name, column_name, data_type, is_nullable, column_default) AS line
+                FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'seaql_migrations'
+             UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'seaql_migrations'
+             UNION ALL SELECT pg_get_constraintdef(oid) || conrelid::regclass FROM pg_constraint
+                WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'seaql_migrations'
+             ORDER BY 1"
+        }
+    };
+    let statement = Statement::from_string(db.get_database_backend(), sql);
+    Line::find_by_statement(statement).all(db).await.expect("the schema can be read")
+}
+
+fn on_each_empty<F: Future<Output = ()>>(test: impl Fn(TestDb) -> F) {
+    for kind in kinds() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        runtime.block_on(async { test(TestDb::empty(kind).await).await });
+    }
+}
+
+#[test]
+fn up_after_down_gives_the_same_schema_and_down_leaves_nothing() {
+    on_each_empty(|test_db| async move {
+        let db = test_db.connect().await;
+        let empty = schema(test_db.kind(), &db).await;
+        assert_eq!(
+            migration::pending(&db).await.expect("an answer"),
+            migration::status(&db).await.expect("an answer").len()
+        );
+        migration::up(&db, None).await.expect("up");
+        assert_eq!(migration::pending(&db).await.expect("an answer"), 0);
+        let first = schema(test_db.kind(), &db).await;
+        assert!(first.len() > 20, "the schema is there: {first:?}");
+        migration::down(&db, None).await.expect("down");
+        assert_eq!(schema(test_db.kind(), &db).await, empty);
+        migration::up(&db, None).await.expect("up again");
+        assert_eq!(schema(test_db.kind(), &db).await, first);
+        migration::up(&db, None).await.expect("nothing left to do is no error");
+    });
+}
+
+#[test]
+fn several_that_migrate_one_empty_database_at_the_same_moment_all_succeed() {
+    on_each_empty(|test_db| async move {
+        let connections = [test_db.connect().await, test_db.connect().await, test_db.connect().await];
+        let (one, two, three) = tokio::join!(
+            migration::up(&connections[0], None),
+            migration::up(&connections[1], None),
+            migration::up(&connections[2], None)
+        );
+        for result in [one, two, three] {
+            result.expect("each succeeds");
+        }
+        assert_eq!(migration::pending(&connections[0]).await.expect("an answer"), 0);
+    });
+}
+
+#[test]
+fn every_entity_can_be_read_from_the_schema_that_migrations_make() {
+    use sea_orm::EntityTrait;
+    testkit::on_each(|test_db| async move {
+        let db = test_db.connect().await;
+        assert!(entity::users::Entity::find().all(&db).await.expect("users").is_empty());
+        assert!(entity::stripe_webhooks::Entity::find().all(&db).await.expect("stripe_webhooks").is_empty());
+        assert!(entity::stripe_customers::Entity::find().all(&db).await.expect("stripe_customers").is_empty());
+        assert!(entity::subscriptions::Entity::find().all(&db).await.expect("subscriptions").is_empty());
+        assert!(entity::invoices::Entity::find().all(&db).await.expect("invoices").is_empty());
+        assert!(entity::entitlement_changes::Entity::find().all(&db).await.expect("entitlement_changes").is_empty());
+        assert!(entity::email_outbox::Entity::find().all(&db).await.expect("email_outbox").is_empty());
+    });
+}

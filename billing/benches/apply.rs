@@ -32,11 +32,13 @@ fn now() -> DateTime<Utc> {
 
 /// The event of second `at`: the subscription's period begins there.
 fn body(at: i64) -> Vec<u8> {
-    let mut scene = Scene::new(format!("1Bench{at:018}"), "bench@example.com", "pro", at);
-    scene.user_id = Some(USER.to_string());
-    scene.customer = "cus_Bench000000001".to_owned();
-    scene.subscription = "sub_1Bench000000000000000001".to_owned();
-    scene.invoice = "in_1Bench000000000000000001".to_owned();
+    let scene = Scene {
+        user_id: Some(USER.to_string()),
+        customer: "cus_Bench000000001".to_owned(),
+        subscription: "sub_1Bench000000000000000001".to_owned(),
+        invoice: "in_1Bench000000000000000001".to_owned(),
+        ..Scene::new(format!("1Bench{at:018}"), "bench@example.com", "pro", at)
+    };
     let mut event = scene_events(EVENT_TYPE, &scene).and_then(|mut events| events.pop()).expect("a type with a sample");
     // As `ingest`, the load generator, cuts it to size.
     let previous = &mut event["data"]["previous_attributes"];

@@ -14,6 +14,7 @@
 //!
 //! Around it:
 //! - [`users`]: what the host asks and tells
+//! - [`reprojection`]: what a changed catalogue changes
 //! - [`stripe`]: the one service that is not ours
 //! - [`db`]: connections and transactions
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
@@ -30,6 +31,7 @@ pub mod lenient;
 pub mod policy;
 pub mod processor;
 pub mod projection;
+pub mod reprojection;
 pub mod samples;
 pub mod signature;
 mod store;

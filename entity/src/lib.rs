@@ -10,6 +10,7 @@ pub mod ids;
 pub mod email_outbox;
 pub mod entitlement_changes;
 pub mod invoices;
+pub mod settings;
 pub mod stripe_customers;
 pub mod stripe_webhooks;
 pub mod subscriptions;

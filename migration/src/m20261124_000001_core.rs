@@ -181,6 +181,13 @@ CREATE TABLE email_outbox (
     created_at {time} NOT NULL DEFAULT {now}
 )";
 
+const SETTINGS: &str = "
+CREATE TABLE settings (
+    name {text} PRIMARY KEY,
+    value {text} NOT NULL,
+    updated_at {time} NOT NULL DEFAULT {now}
+)";
+
 const INDEXES: &[&str] = &[
     "CREATE UNIQUE INDEX users_email_key ON users (lower(email))",
     "CREATE INDEX idx_users_stripe_customer_lookup ON users (subscription_stripe_customer_id)
@@ -194,7 +201,10 @@ const INDEXES: &[&str] = &[
         WHERE stripe_customer_id IS NOT NULL",
     "CREATE INDEX idx_stripe_webhooks_user ON stripe_webhooks (user_id) WHERE user_id IS NOT NULL",
     // The queue: what is due, what is claimed, what waits for a user.
-    "CREATE INDEX stripe_webhooks_due ON stripe_webhooks (next_attempt_at) WHERE processing_status = 'pending'",
+    "CREATE INDEX stripe_webhooks_due ON stripe_webhooks (next_attempt_at)
+        WHERE processing_status = 'pending' AND signature_verified AND crashes < 2",
+    "CREATE INDEX stripe_webhooks_suspect ON stripe_webhooks (next_attempt_at)
+        WHERE processing_status = 'pending' AND signature_verified AND crashes >= 2",
     "CREATE INDEX stripe_webhooks_claimed ON stripe_webhooks (claimed_until) WHERE processing_status = 'processing'",
     "CREATE INDEX stripe_webhooks_waiting ON stripe_webhooks (waits_for) WHERE waits_for IS NOT NULL",
     "CREATE INDEX stripe_customers_user ON stripe_customers (user_id) WHERE user_id IS NOT NULL",
@@ -225,7 +235,7 @@ const POSTGRES_STORAGE: &[&str] = &[
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        run(manager, &[USERS, WEBHOOKS, CUSTOMERS, SUBSCRIPTIONS, INVOICES, CHANGES, OUTBOX]).await?;
+        run(manager, &[USERS, WEBHOOKS, CUSTOMERS, SUBSCRIPTIONS, INVOICES, CHANGES, OUTBOX, SETTINGS]).await?;
         run(manager, INDEXES).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             run(manager, POSTGRES_STORAGE).await?;
@@ -237,6 +247,7 @@ impl MigrationTrait for Migration {
         run(
             manager,
             &[
+                "DROP TABLE settings",
                 "DROP TABLE email_outbox",
                 "DROP TABLE entitlement_changes",
                 "DROP TABLE invoices",

@@ -169,14 +169,18 @@ impl Processor {
     async fn drain(&self, stop: &CancellationToken, pass: &mut Pass) -> Result<(), DbErr> {
         while !stop.is_cancelled() {
             let before = pass.events();
-            self.batch(false, stop, pass).await?;
-            // Under these a process died more than once: each alone, so that it takes no neighbour along.
-            self.batch(true, stop, pass).await?;
+            self.round(stop, pass).await?;
             if pass.events() == before || pass.disturbed {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// One batch; and one event under which a process died more than once, alone, so that it takes no neighbour along.
+    async fn round(&self, stop: &CancellationToken, pass: &mut Pass) -> Result<(), DbErr> {
+        self.batch(false, stop, pass).await?;
+        self.batch(true, stop, pass).await
     }
 
     /// Works until `stop` is cancelled: at once when `nudge` is notified, and every [`ProcessorOptions::poll`]. When the surroundings fail
@@ -192,7 +196,7 @@ impl Processor {
                 result = self.rescue().await.map(|rescued| pass.rescued = rescued);
             }
             if result.is_ok() {
-                result = self.drain(&stop, &mut pass).await;
+                result = self.round(&stop, &mut pass).await;
             }
             beat.beat();
             if pass.events() > 0 || pass.rescued > 0 {
@@ -203,6 +207,9 @@ impl Processor {
             }
             pause = if result.is_err() || pass.disturbed {
                 (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(5))
+            } else if pass.events() > 0 {
+                // There may be more.
+                continue;
             } else {
                 Duration::ZERO
             };

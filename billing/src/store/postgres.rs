@@ -21,7 +21,7 @@ RETURNING event_id";
 pub(crate) const CLAIM: &str = "
 WITH due AS (
     SELECT id, payload_bytes, next_attempt_at FROM stripe_webhooks
-    WHERE processing_status = 'pending' AND next_attempt_at <= now() AND signature_verified AND (crashes >= 2) = $5
+    WHERE processing_status = 'pending' AND next_attempt_at <= now() AND signature_verified AND {which}
     ORDER BY next_attempt_at LIMIT $1
     FOR UPDATE SKIP LOCKED
 ), fitting AS (
@@ -32,7 +32,7 @@ WITH due AS (
 )
 UPDATE stripe_webhooks AS w
 SET processing_status = 'processing', claimed_by = $3, claim_token = $4,
-    claimed_until = clock_timestamp() + make_interval(secs => $6), updated_at = now()
+    claimed_until = clock_timestamp() + make_interval(secs => $5), updated_at = now()
 FROM fitting WHERE w.id = fitting.id
 RETURNING w.id, w.event_id, w.event_type, w.payload::text AS payload, w.processing_attempts, w.processing_error_details,
     w.source, w.created_at, w.stripe_created_at, w.next_attempt_at, clock_timestamp() AS db_now";

@@ -21,14 +21,14 @@ RETURNING event_id";
 pub(crate) const CLAIM: &str = "
 UPDATE stripe_webhooks
 SET processing_status = 'processing', claimed_by = $3, claim_token = $4,
-    claimed_until = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+' || $6 || ' seconds'),
+    claimed_until = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+' || $5 || ' seconds'),
     updated_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
 WHERE id IN (
     SELECT id FROM (
         SELECT id, row_number() OVER queue AS place, sum(payload_bytes) OVER queue AS bytes FROM (
             SELECT id, payload_bytes, next_attempt_at FROM stripe_webhooks
             WHERE processing_status = 'pending' AND next_attempt_at <= strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
-                AND signature_verified AND (crashes >= 2) = $5
+                AND signature_verified AND {which}
             ORDER BY next_attempt_at LIMIT $1)
         WINDOW queue AS (ORDER BY next_attempt_at, id ROWS UNBOUNDED PRECEDING)
     ) WHERE place = 1 OR bytes <= $2)

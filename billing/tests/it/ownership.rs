@@ -1,7 +1,8 @@
 //! Whose event it is; what waits for its user, and what sets it free.
 
 use billing::{
-    processor::Outcome,
+    policy::Policy,
+    processor::{Outcome, ProcessorOptions},
     samples::{ApiVersion, CheckoutSessionSample, CustomerSample, Metadata, SubscriptionSample},
 };
 use entity::{enums::ProcessingStatus, ids::UserId};
@@ -177,8 +178,8 @@ fn the_hosts_own_word_on_a_users_customer_is_taken() {
 #[test]
 fn without_linking_by_address_such_a_customer_waits() {
     on_each(|test_db| async {
-        let policy = billing::policy::Policy { link_by_email: false, ..Default::default() };
-        let desk = Desk::with(test_db, policy, Default::default()).await;
+        let policy = Policy { link_by_email: false, ..Policy::default() };
+        let desk = Desk::with(test_db, policy, ProcessorOptions::default()).await;
         let user = user_id(1);
         desk.put(user, "a@example.com").await;
         desk.apply(&[

@@ -1,9 +1,10 @@
 //! Attempts, poison, leases, crashes: what happens when applying fails.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use billing::{
     inbox::{IntakeRules, records},
+    policy::Policy,
     processor::{Outcome, ProcessorOptions},
     samples::ApiVersion,
     stripe::{Fetched, Stripe, StripeError},
@@ -203,7 +204,7 @@ fn a_claim_whose_holder_died_is_taken_over_when_its_lease_runs_out_and_not_befor
 fn a_starting_instance_takes_back_its_own_claims_at_once_and_nobody_elses() {
     on_each(|test_db| async {
         let options = ProcessorOptions { holder: "the late one".into(), ..ProcessorOptions::default() };
-        let desk = Desk::with(test_db, Default::default(), options).await;
+        let desk = Desk::with(test_db, Policy::default(), options).await;
         desk.put(user_id(1), "a@example.com").await;
         desk.deliver(&of(1, "sub_1")).await;
         die_with_a_claim(&desk).await;
@@ -296,21 +297,17 @@ fn surroundings_that_fail_count_no_attempt() {
 fn a_nudge_wakes_the_processor_at_once() {
     on_each(|test_db| async {
         // Polling alone would take a minute.
-        let options = ProcessorOptions { poll: Duration::from_secs(60), ..ProcessorOptions::default() };
-        let desk = Desk::with(test_db, Default::default(), options).await;
+        let options = ProcessorOptions { poll: Duration::from_mins(1), ..ProcessorOptions::default() };
+        let desk = Desk::with(test_db, Policy::default(), options).await;
         let user = user_id(1);
         desk.put(user, "a@example.com").await;
         let stop = CancellationToken::new();
         let (told_tx, mut told_rx) = tokio::sync::mpsc::unbounded_channel();
-        let observer: billing::processor::Observer = std::sync::Arc::new(move |pass| {
+        let observer: billing::processor::Observer = Arc::new(move |pass| {
             let _ = told_tx.send(pass.events());
         });
-        let running = tokio::spawn(desk.processor.clone().run(
-            std::sync::Arc::clone(&desk.nudge),
-            stop.clone(),
-            observer,
-            Default::default(),
-        ));
+        let running =
+            tokio::spawn(desk.processor.clone().run(Arc::clone(&desk.nudge), stop.clone(), observer, Arc::default()));
         desk.deliver(&of(1, "sub_1")).await;
         let told = tokio::time::timeout(Duration::from_secs(20), told_rx.recv()).await.expect("woken, not polled");
         assert_eq!(told, Some(1));
@@ -343,7 +340,7 @@ fn with_a_key_a_thin_event_fetches_its_object_and_a_missing_one_is_a_failed_atte
         let user = user_id(1);
         desk.put(user, "a@example.com").await;
         let object = subscription(user, "pro", "active").render(ApiVersion::LATEST).to_string();
-        let stripe = std::sync::Arc::new(OneSubscription(object));
+        let stripe = Arc::new(OneSubscription(object));
         let processor = billing::processor::Processor::new(
             desk.db.clone(),
             desk.catalog.clone(),
@@ -368,7 +365,7 @@ fn with_a_key_a_thin_event_fetches_its_object_and_a_missing_one_is_a_failed_atte
 fn two_processors_on_one_database_share_the_work_and_apply_nothing_twice() {
     on_each(|test_db| async {
         let options = ProcessorOptions { batch_events: 7, ..ProcessorOptions::default() };
-        let desk = Desk::with(test_db, Default::default(), options).await;
+        let desk = Desk::with(test_db, Policy::default(), options).await;
         let users: Vec<_> = (1..=10).map(user_id).collect();
         for (n, user) in users.iter().enumerate() {
             desk.put(*user, &format!("u{n}@example.com")).await;

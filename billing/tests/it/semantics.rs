@@ -12,7 +12,7 @@ use billing::{
 use entity::{
     Time, email_outbox,
     enums::{EmailKind, ProcessingStatus},
-    ids::UserId,
+    ids::{CustomerId, SubscriptionId, UserId},
 };
 use sea_orm::EntityTrait;
 use serde_json::{Value, json};
@@ -62,8 +62,8 @@ fn a_subscription_event_gives_its_user_the_tier_and_deletion_takes_it() {
         let view = desk.user(user).await;
         assert_eq!(desk.standing(user).await, "pro active access");
         assert_eq!(view.projection.entitlement.limit, Some(100));
-        assert_eq!(view.projection.subscription.as_ref().map(|id| id.as_str()), Some("sub_1"));
-        assert_eq!(view.projection.customer.as_ref().map(|id| id.as_str()), Some("cus_1"));
+        assert_eq!(view.projection.subscription.as_ref().map(SubscriptionId::as_str), Some("sub_1"));
+        assert_eq!(view.projection.customer.as_ref().map(CustomerId::as_str), Some("cus_1"));
         assert_eq!(view.projection.entitlement.current_period_end.map(|t| t.timestamp()), subscription.period_end());
         assert_eq!(view.window.start.timestamp(), subscription.period_start().expect("a period"));
 
@@ -516,8 +516,15 @@ fn emails_are_queued_once_for_each_reason_and_only_where_there_is_a_mail_server(
             .map(|row| row.kind)
             .collect();
         kinds.sort_unstable();
-        use EmailKind::{PaymentActionRequired, PaymentFailed, TrialEnding};
-        assert_eq!(kinds, [PaymentFailed, PaymentFailed, PaymentActionRequired, TrialEnding]);
+        assert_eq!(
+            kinds,
+            [
+                EmailKind::PaymentFailed,
+                EmailKind::PaymentFailed,
+                EmailKind::PaymentActionRequired,
+                EmailKind::TrialEnding
+            ]
+        );
         desk.close().await;
     });
 }

@@ -1,0 +1,88 @@
+//! Which crate may know which: the arrows of ARCHITECTURE.md, checked against what the manifests say.
+
+use std::{collections::BTreeSet, process::Command};
+
+use serde_json::Value;
+
+/// Crate, and the crates of this workspace that it may use in the product.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("entity", &[]),
+    ("migration", &[]),
+    ("metrics", &[]),
+    ("billing", &["entity"]),
+    ("api", &["billing", "entity", "metrics", "migration"]),
+    ("testkit", &["migration"]),
+    ("bench", &["billing"]),
+];
+
+/// Library, and the only crates that may use it in the product.
+const KEPT_TO: &[(&str, &[&str])] = &[
+    ("poem", &["api"]),
+    ("poem-openapi", &["api"]),
+    ("clap", &["api", "bench"]),
+    ("anyhow", &["api", "bench"]),
+    ("tracing-subscriber", &["api"]),
+    ("prometheus", &["metrics"]),
+    ("hmac", &["billing"]),
+    ("sea-orm-migration", &["migration"]),
+];
+
+/// Libraries that are not to come in, directly or by others.
+const BANNED: &[&str] = &["openssl", "openssl-sys", "native-tls", "async-stripe", "diesel"];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo's metadata is JSON")
+}
+
+/// Name and product dependencies of every crate of the workspace.
+fn crates() -> Vec<(String, BTreeSet<String>)> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    metadata()["packages"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().expect("a list").iter();
+            let product = dependencies.filter(|d| d["kind"].is_null()).map(|d| text(&d["name"])).collect();
+            (text(&package["name"]), product)
+        })
+        .collect()
+}
+
+#[test]
+fn no_crate_knows_another_that_it_should_not() {
+    let names: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    for (name, dependencies) in crates() {
+        let allowed = ARROWS.iter().find(|(crate_name, _)| *crate_name == name);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("{name} is new: say in ARROWS what it may know"));
+        for dependency in dependencies.iter().filter(|d| names.contains(d.as_str())) {
+            assert!(allowed.contains(&dependency.as_str()), "{name} must not know {dependency}");
+        }
+    }
+}
+
+#[test]
+fn a_library_stays_in_the_crate_that_it_belongs_to() {
+    for (name, dependencies) in crates() {
+        for (library, keepers) in KEPT_TO {
+            assert!(
+                !dependencies.contains(*library) || keepers.contains(&name.as_str()),
+                "{name} must not use {library}: it belongs to {keepers:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_banned_comes_in_by_any_way() {
+    let lock = include_str!("../../Cargo.lock");
+    for name in lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')) {
+        assert!(!BANNED.contains(&name), "{name} came in; see `cargo tree -i {name}`");
+    }
+}

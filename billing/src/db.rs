@@ -166,8 +166,10 @@ pub enum Blame {
 
 /// Tells the two kinds of failure apart.
 ///
-/// PostgreSQL by the class of its SQLSTATE (08 connection, 25 transaction state, 40 rollback, 53 resources, 55 object state, 57 operator,
-/// 58 system; postgresql.org/docs/current/errcodes-appendix.html), `SQLite` by its primary result code (sqlite.org/rescode.html).
+/// PostgreSQL by the class of its SQLSTATE (postgresql.org/docs/current/errcodes-appendix.html): 21, 22, 23, 44 what the data is, 2F, 38, 39, P0
+/// what a function or trigger says of it, 54 its size, XX what it makes the server stumble over. Everything else (connection, locks, resources,
+/// rights, a schema that is not ours) says nothing of the data. `SQLite` by its primary result code (sqlite.org/rescode.html), where "no such
+/// table" shares its code with errors of the data.
 pub fn blame(error: &DbErr) -> Blame {
     use sea_orm::{RuntimeErr, sqlx};
     let (DbErr::Exec(RuntimeErr::SqlxError(inner))
@@ -193,10 +195,11 @@ pub fn blame(error: &DbErr) -> Blame {
     };
     let code = database.code().unwrap_or_default();
     let surroundings = if database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
-        ["08", "25", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class))
+        !["21", "22", "23", "2F", "38", "39", "44", "54", "P0", "XX"].iter().any(|class| code.starts_with(class))
     } else {
         // The low byte is the primary code: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
         matches!(code.parse::<u32>().unwrap_or(0) & 0xff, 5 | 6 | 7 | 8 | 9 | 10 | 11 | 13 | 14 | 15 | 26)
+            || database.message().starts_with("no such")
     };
     if surroundings { Blame::Surroundings } else { Blame::Data }
 }

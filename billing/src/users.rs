@@ -18,11 +18,14 @@ use crate::{
     db::Db,
     policy::Policy,
     processor::{
-        load::{Access, Needs, load, load_for_user},
+        load::{Access, Needs, load, load_for_user, lock_key},
         save::save,
     },
     projection::Projection,
-    store::{inbox::clock, rowset::text_in},
+    store::{
+        inbox::{clock, lock_keys},
+        rowset::text_in,
+    },
     usage::Window,
     world::email_key,
 };
@@ -100,6 +103,8 @@ pub async fn put(db: &Db, catalog: &Catalog, policy: &Policy, told: UserTold) ->
     check(&told)?;
     let email = told.email.trim().to_owned();
     let tx = db.write().await?;
+    // The row may not exist yet; without this, two who make one user at once would collide.
+    lock_keys(&*tx, [lock_key(&told.id.to_string())]).await?;
     let now = clock(&*tx).await?;
     let existing = Entity::find_by_id(told.id).one(&*tx).await?;
     let created = existing.is_none();

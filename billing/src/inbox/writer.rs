@@ -134,11 +134,15 @@ impl Inbox {
         let (answer, answered) = oneshot::channel();
         let (event, skipped) = row(event, arrival);
         let waiting = Waiting { event, skipped, deadline, answer, room };
-        self.queue.try_send(waiting).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ReceiveError::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => ReceiveError::Stopping,
-        })?;
+        // Counted before a writer can have done with it.
         self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.queue.try_send(waiting).map_err(|error| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => ReceiveError::QueueFull,
+                mpsc::error::TrySendError::Closed(_) => ReceiveError::Stopping,
+            }
+        })?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ReceiveError::Stopping),

@@ -65,13 +65,14 @@ impl Needs {
             .map(CustomerId::as_str)
             .chain(self.subscriptions.iter().map(SubscriptionId::as_str))
             .chain(self.emails.iter().map(String::as_str));
-        texts
-            .map(|text| {
-                let hash = Sha256::digest(text);
-                i64::from_be_bytes(std::array::from_fn(|i| hash[i]))
-            })
-            .collect()
+        texts.map(lock_key).collect()
     }
+}
+
+/// The number under which a text is locked. Two texts with one number wait for each other, and no more.
+pub(crate) fn lock_key(text: &str) -> i64 {
+    let hash = Sha256::digest(text);
+    i64::from_be_bytes(std::array::from_fn(|i| hash[i]))
 }
 
 /// Whether what is loaded is to be changed.

@@ -131,6 +131,7 @@ fn while_the_database_is_away_deliveries_are_refused_in_time_and_the_queue_stays
             let answer =
                 tokio::time::timeout(Duration::from_secs(20), delivery).await.expect("in time").expect("no panic");
             let error = answer.expect_err("nothing can be stored");
+            assert!(matches!(error, ReceiveError::QueueFull | ReceiveError::Unavailable), "{error:?}");
             full += usize::from(error == ReceiveError::QueueFull);
         }
         assert!(full > 0, "what does not fit in the queue is refused at once");

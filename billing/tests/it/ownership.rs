@@ -4,6 +4,7 @@ use billing::{
     policy::Policy,
     processor::{Outcome, ProcessorOptions},
     samples::{ApiVersion, CheckoutSessionSample, CustomerSample, Metadata, SubscriptionSample},
+    users::{self, UserTold},
 };
 use entity::{enums::ProcessingStatus, ids::UserId};
 use serde_json::Value;
@@ -81,6 +82,19 @@ fn an_event_without_a_user_waits_and_goes_on_at_once_when_the_user_is_made() {
         let done = desk.event("evt_2").await;
         assert_eq!((done.processing_status, done.user_id), (ProcessingStatus::Completed, Some(user)));
         assert_eq!((done.processing_error, done.waits_for), (None, None));
+        desk.close().await;
+    });
+}
+
+#[test]
+fn many_who_make_one_user_at_once_all_succeed_and_an_address_is_given_once() {
+    on_each(|test_db| async {
+        let desk = Desk::new(test_db).await;
+        let puts = (0..20).map(|_| desk.put(user_id(1), "a@example.com"));
+        futures::future::join_all(puts).await;
+        let told = UserTold { id: user_id(2), email: "A@Example.com".into(), full_name: None };
+        let taken = users::put(&desk.db, &desk.catalog, &desk.policy, told).await.expect_err("it is taken");
+        assert!(matches!(taken, users::PutError::EmailTaken), "{taken}");
         desk.close().await;
     });
 }

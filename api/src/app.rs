@@ -1,0 +1,68 @@
+//! What a running server shares among its requests and tasks.
+
+use std::{fmt, sync::Arc};
+
+use billing::{
+    catalog::Catalog,
+    db::Db,
+    inbox::{Inbox, IntakeRules},
+    policy::Policy,
+    processor::Beat,
+    signature::{Tolerance, WebhookSecret},
+};
+use metrics::Metrics;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+/// Everything a request may need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The database.
+    pub db: Db,
+    /// The plans.
+    pub catalog: Arc<Catalog>,
+    /// The operator's switches.
+    pub policy: Arc<Policy>,
+    /// The way into the inbox.
+    pub inbox: Inbox,
+    /// Which events are ours to apply.
+    pub intake: Arc<IntakeRules>,
+    /// Secrets that webhooks may be signed with; several while one is rolled.
+    pub secrets: Arc<[WebhookSecret]>,
+    /// How old, or how far ahead, a signature may be.
+    pub tolerance: Tolerance,
+    /// Opens the host's routes; without one they are closed.
+    pub api_token: Option<Token>,
+    /// Opens the operator's routes; without one they are closed.
+    pub admin_token: Option<Token>,
+    /// What Prometheus sees.
+    pub metrics: Arc<Metrics>,
+    /// The processor's sign of life; none where this process runs none.
+    pub beat: Option<Arc<Beat>>,
+    /// Wakes the processor.
+    pub nudge: Arc<Notify>,
+}
+
+/// A bearer token, kept as its hash: comparing hashes tells nothing of how much of a guess was right.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token([u8; 32]);
+
+impl Token {
+    /// Takes a token.
+    pub fn new(text: &str) -> Self {
+        Self(Sha256::digest(text).into())
+    }
+
+    /// True for the same token.
+    pub fn matches(&self, candidate: &str) -> bool {
+        let candidate: [u8; 32] = Sha256::digest(candidate).into();
+        let difference = self.0.iter().zip(candidate).fold(0, |sum, (a, b)| sum | (a ^ b));
+        difference == 0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}

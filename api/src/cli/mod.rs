@@ -1,0 +1,145 @@
+//! `trueup …`: what a person or a script asks for.
+//!
+//! Exit codes: 0 done, 1 it failed, 2 it was asked wrongly or the configuration is wrong.
+
+mod client;
+mod database;
+mod output;
+mod serve;
+mod trigger;
+mod users;
+mod webhooks;
+
+use std::{io, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, ConfigErrors},
+    http, telemetry,
+};
+
+/// Keeps your users' tiers, statuses and allowances true to Stripe.
+#[derive(Debug, Parser)]
+#[command(
+    name = "trueup",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    after_help = "Settings come from the environment and from ./trueup.toml (or the file that TRUEUP_CONFIG names); without any, \
+                  development secrets are made and kept in ./data.\n\n\
+                  Try it without a Stripe account:\n  \
+                  trueup                                          # in one terminal\n  \
+                  trueup trigger checkout.session.completed --email user@example.com --tier pro   # in another\n\n\
+                  Exit codes: 0 done, 1 it failed, 2 it was asked wrongly or the configuration is wrong."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive webhooks, apply them, answer your backend (the default)
+    Serve(serve::Args),
+    /// Change the database's schema, or look at it
+    #[command(subcommand)]
+    Migrate(database::Migrate),
+    /// Send signed sample events to a running server and show what they changed; needs no Stripe account
+    Trigger(trigger::Args),
+    /// Look at the inbox of webhooks, or try some again (works on the database)
+    #[command(subcommand)]
+    Webhooks(webhooks::Webhooks),
+    /// Look at a user, and at why they are on their tier (works on the database)
+    #[command(subcommand)]
+    Users(users::Users),
+    /// Ask a running server whether it is ready; the exit code tells
+    Healthcheck {
+        /// Where the server is; by default where TRUEUP_LISTEN says
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+    /// Print the OpenAPI description of the HTTP interface
+    Openapi,
+}
+
+/// Something was asked in a way that cannot be answered: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime could be started")?;
+    let command = cli.command.unwrap_or_else(|| Command::Serve(serve::Args::default()));
+    let result = runtime.block_on(execute(command));
+    // Whatever still runs was given its time.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+async fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Migrate(migrate) => database::migrate(migrate, &config()?).await,
+        Command::Trigger(args) => trigger::run(args).await,
+        Command::Webhooks(webhooks) => webhooks::run(webhooks, &config()?).await,
+        Command::Users(users) => users::run(users, &config()?).await,
+        Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,
+        Command::Openapi => {
+            output::line(http::openapi_spec())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The configuration, for a short command.
+fn config() -> Result<Config, ConfigErrors> {
+    let config = Config::load()?;
+    telemetry::start(config.log.as_deref().unwrap_or(telemetry::COMMAND_FILTER), config.log_format);
+    Ok(config)
+}
+
+/// Tells what went wrong, cause by cause, and gives the exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    // Whoever read our output has seen enough.
+    if error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    {
+        return ExitCode::SUCCESS;
+    }
+    let mut told = error.to_string();
+    output::complain(format_args!("error: {told}"));
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        // Some errors repeat their cause in their own text.
+        if !told.contains(&text) {
+            output::complain(format_args!("  because: {text}"));
+            told = text;
+        }
+    }
+    if error.is::<Usage>() || error.is::<ConfigErrors>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

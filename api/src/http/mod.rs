@@ -1,0 +1,134 @@
+//! The HTTP surface.
+//!
+//! - [`routes`]: everything under one endpoint
+//! - [`openapi_spec`]: its description
+//!
+//! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
+//! for each group of routes (`webhook`, `users`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
+
+mod admin;
+mod auth;
+mod body;
+mod docs;
+mod health;
+mod observe;
+mod problem;
+mod shapes;
+mod table;
+mod users;
+mod webhook;
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use poem::{
+    Endpoint, EndpointExt, IntoEndpoint, Response, Route,
+    endpoint::{BoxEndpoint, make_sync},
+    get,
+    http::Method,
+};
+use poem_openapi::{
+    OpenApi, OpenApiService, Tags,
+    registry::{MetaApi, Registry},
+};
+
+use self::{
+    admin::AdminApi,
+    auth::{FailedTries, Gate, Role},
+    docs::DocsPage,
+    health::HealthApi,
+    problem::{DATABASE, Problem, RETRY_AFTER},
+    table::RouteTable,
+    users::UsersApi,
+    webhook::WebhookApi,
+};
+use crate::app::App;
+
+/// The whole API for its description: it needs no running server, and serves nothing.
+struct Document;
+
+impl OpenApi for Document {
+    fn meta() -> Vec<MetaApi> {
+        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::register(registry);
+    }
+
+    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+}
+
+#[derive(Tags)]
+enum Tag {
+    /// Where Stripe delivers.
+    Stripe,
+    /// For the host's backend.
+    Users,
+    /// For operators.
+    Admin,
+    /// For whatever watches over the server.
+    Health,
+}
+
+/// How long a request waits for the database before it is told to come again: less than what a proxy in front waits.
+const DATABASE_PATIENCE: Duration = Duration::from_millis(4500);
+
+/// Waits for the database, but not for ever.
+async fn within<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
+    tokio::time::timeout(DATABASE_PATIENCE, work).await.map_err(|_| {
+        tracing::warn!("the database did not do in time what a request asked");
+        Problem::later(DATABASE, "the database did not answer in time; try again", RETRY_AFTER)
+    })
+}
+
+fn service<A: OpenApi>(api: A) -> OpenApiService<A, ()> {
+    OpenApiService::new(api, "Trueup", env!("CARGO_PKG_VERSION"))
+        .description("Keeps every user's tier, status and usage allowance true to Stripe.")
+        .license(poem_openapi::LicenseObject::new("Apache-2.0"))
+}
+
+/// Every route of the server.
+pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
+    let table = Arc::new(RouteTable::of::<Document>());
+    table.announce(&app.metrics);
+    let metrics = Arc::clone(&app.metrics);
+    let failed = Arc::new(FailedTries::default());
+    let hosts = Gate::new(Role::Host, app.api_token.clone(), &failed);
+    let operators = Gate::new(Role::Operator, app.admin_token.clone(), &failed);
+    let health = HealthApi::new(app.clone());
+    let spec = openapi_spec();
+    let page = DocsPage::new(&service(Document).swagger_ui_html());
+
+    // Each group is mounted alone and whole behind its own gate, so no address leads past one.
+    Route::new()
+        .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
+        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
+        .nest_no_strip("/api/v1/admin", mounted(AdminApi(app), Some(operators)))
+        .nest_no_strip("/healthz", mounted(health.clone(), None))
+        .nest_no_strip("/readyz", mounted(health.clone(), None))
+        .nest_no_strip("/metrics", mounted(health, None))
+        .at(
+            "/openapi.json",
+            get(make_sync(move |_| Response::builder().content_type("application/json").body(spec.clone()))),
+        )
+        .at("/docs", get(make_sync(move |_| page.render())))
+        .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&table), Arc::clone(&metrics)))
+        .map_to_response()
+        .boxed()
+}
+
+/// A group of routes behind its gate, bounded in time.
+fn mounted(api: impl OpenApi + 'static, gate: Option<Gate>) -> impl Endpoint<Output = Response> {
+    service(api)
+        .into_endpoint()
+        .before(move |mut request| {
+            let admitted = gate.as_ref().map_or(Ok(()), |gate| gate.admit(&mut request));
+            async move { admitted.map(|()| request).map_err(Into::into) }
+        })
+        .around(observe::protect)
+}
+
+/// The `OpenAPI` document of the whole API, as indented JSON; the same for the same version.
+pub fn openapi_spec() -> String {
+    service(Document).spec()
+}

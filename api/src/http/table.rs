@@ -1,0 +1,61 @@
+//! The closed set of routes, as the OpenAPI document names them: labels for metrics, and the methods an address takes.
+
+use metrics::{Metrics, labels::HttpMethod};
+use poem_openapi::OpenApi;
+
+/// Stands for every address that is none of ours.
+const OTHER: &str = "other";
+
+/// Routes that are no part of the API.
+const PAGES: [&str; 2] = ["/openapi.json", "/docs"];
+
+/// Every route.
+#[derive(Debug)]
+pub(super) struct RouteTable(Vec<Route>);
+
+#[derive(Debug)]
+struct Route {
+    label: String,
+    methods: String,
+}
+
+impl RouteTable {
+    /// The routes of an API, and the pages beside it.
+    pub(super) fn of<A: OpenApi>() -> Self {
+        let paths = A::meta().into_iter().flat_map(|api| api.paths);
+        let api = paths.map(|path| {
+            let methods: Vec<_> = path.operations.iter().map(|operation| operation.method.to_string()).collect();
+            Route { label: path.path, methods: methods.join(", ") }
+        });
+        let pages = PAGES.map(|label| Route { label: label.to_owned(), methods: "GET".to_owned() });
+        Self(api.chain(pages).collect())
+    }
+
+    /// Every series of these routes begins at 0.
+    pub(super) fn announce(&self, metrics: &Metrics) {
+        for route in &self.0 {
+            for method in route.methods.split(", ") {
+                metrics.http_route(&route.label, HttpMethod::named(method));
+            }
+        }
+    }
+
+    /// The label of what the router matched.
+    pub(super) fn label(&self, pattern: Option<&str>) -> &str {
+        pattern.and_then(|pattern| self.find(pattern)).map_or(OTHER, |route| &route.label)
+    }
+
+    /// What a matched address takes, as the header `Allow` has it.
+    pub(super) fn methods(&self, pattern: &str) -> Option<&str> {
+        self.find(pattern).map(|route| &*route.methods)
+    }
+
+    /// The router writes `:param0` where the document has `{id}`.
+    fn find(&self, pattern: &str) -> Option<&Route> {
+        let same = |(ours, theirs): (&str, &str)| ours == theirs || (ours.starts_with('{') && theirs.starts_with(':'));
+        self.0.iter().find(|route| {
+            route.label.split('/').count() == pattern.split('/').count()
+                && route.label.split('/').zip(pattern.split('/')).all(same)
+        })
+    }
+}

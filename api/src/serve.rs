@@ -1,0 +1,394 @@
+//! Starts everything, and stops it in order.
+//!
+//! Start: database (waited for), listener, schema, own claims given back, writers, processor, HTTP. The listener comes first of what
+//! leaves a trace: whoever finds the address taken must not touch the claims of the process that has it.
+//!
+//! Stop, on SIGTERM or Ctrl-C, within 10 seconds: no new connections; what is in flight is answered; the writers write what waits; the
+//! processor finishes or gives back its batch; the pool closes. A second Ctrl-C stops at once.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use billing::{
+    db::{Blame, Db, blame},
+    events,
+    inbox::Inbox,
+    processor::{Beat, Observer, Outcome, Pass, Processor, ProcessorOptions},
+    signature::{SecretError, Tolerance, WebhookSecret},
+};
+use metrics::{Metrics, labels::EventOutcome};
+use migration::MigrateError;
+use poem::{Server, listener::TcpAcceptor};
+use sea_orm::DbErr;
+use tokio::{
+    net::TcpListener,
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{App, Token},
+    config::{Config, Secret},
+    http,
+};
+
+/// How long the start waits for a database that is away.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries to reach it.
+const PAUSE: Duration = Duration::from_secs(1);
+/// For what is in flight when the server is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+/// For the writers to write what waits.
+const WRITERS: Duration = Duration::from_secs(1);
+/// For the processor to finish or give back its batch.
+const PROCESSOR: Duration = Duration::from_millis(2500);
+/// For the pool to close.
+const POOL: Duration = Duration::from_millis(500);
+/// A connection on which nothing happens for so long is closed. Longer than the minute that proxies keep one.
+const IDLE: Duration = Duration::from_secs(75);
+
+/// Which parts run.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// Whether this process applies events.
+    pub processor: bool,
+}
+
+/// Where the server is.
+#[derive(Debug, Clone, Copy)]
+pub struct Started {
+    /// As bound.
+    pub address: SocketAddr,
+}
+
+impl Started {
+    /// The server's URL, as seen from this machine.
+    pub fn url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{address}")
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything was finished or given back.
+    InOrder,
+    /// Told twice: at once, and claims run out by themselves.
+    AtOnce,
+}
+
+/// Why the server could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The database.
+    #[error("the database ({shown}) {wrong}; {right}")]
+    Database {
+        /// Which, without its password.
+        shown: String,
+        /// What is wrong.
+        wrong: &'static str,
+        /// What would help.
+        right: &'static str,
+        /// What the driver says.
+        source: DbErr,
+    },
+    /// The schema.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The address.
+    #[error("cannot listen on {listen}; stop what listens there, or let TRUEUP_LISTEN name another address and port")]
+    Listen {
+        /// As configured.
+        listen: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The signals.
+    #[error("signals cannot be handled")]
+    Signals(#[source] io::Error),
+    /// A webhook secret.
+    #[error("STRIPE_WEBHOOK_SECRET: {0}")]
+    Secret(#[from] SecretError),
+    /// The server.
+    #[error("the HTTP server ended")]
+    Server(#[source] io::Error),
+}
+
+/// Runs until it is told to stop. `announce` is called once the address is bound and everything runs.
+pub async fn run(config: Config, parts: Parts, announce: impl FnOnce(Started)) -> Result<Stopped, ServeError> {
+    let signals = Signals::install()?;
+    tokio::select! {
+        stopped = serve(config, parts, announce, signals.stop.clone()) => stopped,
+        () = signals.at_once.cancelled() => {
+            tracing::warn!("told twice to stop: stopping at once");
+            Ok(Stopped::AtOnce)
+        }
+    }
+}
+
+async fn serve(
+    config: Config,
+    parts: Parts,
+    announce: impl FnOnce(Started),
+    stop: CancellationToken,
+) -> Result<Stopped, ServeError> {
+    let Some(db) = patiently(&config, &stop, || Db::connect(config.database_url.expose(), &config.database)).await?
+    else {
+        return Ok(Stopped::InOrder);
+    };
+    let listening = |source| ServeError::Listen { listen: config.listen.clone(), source };
+    let listener = TcpListener::bind(&config.listen).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+    let acceptor = TcpAcceptor::from_tokio(listener).map_err(listening)?;
+    migration::up(db.reader(), None).await?;
+
+    let (app, writers, processor) = assemble(&config, &db, address, parts)?;
+    let working = match processor {
+        Some(processor) => {
+            let release = || async { processor.release_own().await };
+            let Some(released) = patiently(&config, &stop, release).await? else { return Ok(Stopped::InOrder) };
+            if released > 0 {
+                tracing::info!(events = released, "gave back what this server had claimed before it was started anew");
+            }
+            let end = CancellationToken::new();
+            Some((end.clone(), tokio::spawn(work(processor, Bench::from(&app), end))))
+        }
+        None => None,
+    };
+    announce(Started { address });
+    let server = Server::new_with_acceptor(acceptor).idle_timeout(IDLE);
+    server
+        .run_with_graceful_shutdown(http::routes(app), stop.cancelled_owned(), Some(DRAIN))
+        .await
+        .map_err(ServeError::Server)?;
+
+    // The last request is answered or given up, and with it the last way into the inbox is gone: the writers end by themselves.
+    if timeout(WRITERS, futures::future::join_all(writers)).await.is_err() {
+        tracing::warn!(
+            "the database did not take the last webhooks in time; Stripe was not told that it did and sends them again"
+        );
+    }
+    if let Some((end, working)) = working {
+        end.cancel();
+        if timeout(PROCESSOR, working).await.is_err() {
+            tracing::warn!(
+                "the processor did not finish its batch in time; its claims are taken back at the next start"
+            );
+        }
+    }
+    match timeout(POOL, db.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the connections to the database did not close in order"),
+        Err(_) => tracing::debug!("connections to the database were still busy"),
+    }
+    tracing::info!("stopped");
+    Ok(Stopped::InOrder)
+}
+
+/// What the processor needs of what the requests share, without the way into the inbox.
+struct Bench {
+    nudge: Arc<Notify>,
+    metrics: Arc<Metrics>,
+    beat: Arc<Beat>,
+}
+
+impl From<&App> for Bench {
+    fn from(app: &App) -> Self {
+        Self {
+            nudge: Arc::clone(&app.nudge),
+            metrics: Arc::clone(&app.metrics),
+            beat: app.beat.clone().unwrap_or_default(),
+        }
+    }
+}
+
+type Assembled = (App, Vec<JoinHandle<()>>, Option<Processor>);
+
+fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Result<Assembled, ServeError> {
+    let catalog = Arc::new(config.catalog.clone());
+    let policy = Arc::new(config.policy.clone());
+    let secrets: Result<Arc<[WebhookSecret]>, SecretError> =
+        config.webhook_secrets.iter().map(|secret| WebhookSecret::parse(secret.expose())).collect();
+    let nudge = Arc::new(Notify::new());
+    let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
+    let processor = parts.processor.then(|| {
+        let options = ProcessorOptions { holder: format!("{}/{address}", hostname()), ..config.processor.clone() };
+        Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None)
+    });
+    let token = |secret: &Secret| Token::new(secret.expose());
+    let app = App {
+        db: db.clone(),
+        catalog,
+        policy,
+        inbox,
+        intake: Arc::new(config.intake_rules.clone()),
+        secrets: secrets?,
+        tolerance: Tolerance::default(),
+        api_token: config.api_token.as_ref().map(token),
+        admin_token: config.admin_token.as_ref().map(token),
+        metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types())),
+        beat: parts.processor.then(Arc::default),
+        nudge,
+    };
+    Ok((app, writers, processor))
+}
+
+/// Applies events until told to end. A panic ends one batch, whose lease runs out and is counted against its events; never the server.
+async fn work(processor: Processor, bench: Bench, end: CancellationToken) {
+    let Bench { nudge, metrics, beat } = bench;
+    let observer: Observer = Arc::new(move |pass| observe(&metrics, pass));
+    loop {
+        let run = processor.clone().run(Arc::clone(&nudge), end.clone(), Arc::clone(&observer), Arc::clone(&beat));
+        let ended = tokio::spawn(run).await;
+        if end.is_cancelled() {
+            return;
+        }
+        if let Err(error) = ended {
+            tracing::error!(%error, "the processor panicked, which is a mistake in Trueup; starting it again");
+        }
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// What the processor did, for Prometheus.
+fn observe(metrics: &Metrics, pass: &Pass) {
+    for (outcome, events) in &pass.outcomes {
+        let outcome = match outcome {
+            Outcome::Applied => EventOutcome::Applied,
+            Outcome::Stale => EventOutcome::Stale,
+            Outcome::Parked => EventOutcome::Parked,
+            Outcome::Skipped => EventOutcome::Skipped,
+            Outcome::Retried => EventOutcome::Retried,
+            Outcome::Failed => EventOutcome::Failed,
+        };
+        metrics.events_done(outcome, *events);
+    }
+    for (events, seconds) in &pass.batches {
+        metrics.batch_applied(*events, *seconds);
+    }
+    for seconds in &pass.lags {
+        metrics.event_applied_after(*seconds);
+    }
+    metrics.entitlements_changed(pass.changes);
+    metrics.claims_rescued(pass.rescued);
+}
+
+/// Tries until the database answers, at most for [`PATIENCE`]; `None` where it was told to stop meanwhile.
+async fn patiently<T, F, Fut>(config: &Config, stop: &CancellationToken, attempt: F) -> Result<Option<T>, ServeError>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, DbErr>>,
+{
+    let begun = Instant::now();
+    loop {
+        let error = tokio::select! {
+            result = attempt() => match result {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) => error,
+            },
+            () = stop.cancelled() => return Ok(None),
+        };
+        let shown = config.database_shown();
+        // A file that cannot be opened now cannot be opened in a minute; a lock goes away.
+        let passing =
+            blame(&error) == Blame::Surroundings && (!config.is_sqlite() || error.to_string().contains("locked"));
+        if !passing || begun.elapsed() + PAUSE > PATIENCE {
+            return Err(out_of_reach(shown, passing, config.is_sqlite(), error));
+        }
+        let left = (PATIENCE - begun.elapsed()).as_secs();
+        tracing::warn!(database = shown, %error, "the database does not answer; trying again for {left} s");
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// The mistake with its remedy.
+pub(crate) fn out_of_reach(shown: String, passing: bool, sqlite: bool, source: DbErr) -> ServeError {
+    let (wrong, right) = match (passing, sqlite) {
+        (true, true) => ("is locked by another program", "end that program, or let DATABASE_URL name another file"),
+        (true, false) => ("did not answer", "start it, or correct the host and port in DATABASE_URL"),
+        (false, true) => ("cannot be opened", "let DATABASE_URL name a file in a folder that this user may write to"),
+        (false, false) => ("refused", "correct user, password and database name in DATABASE_URL"),
+    };
+    ServeError::Database { shown, wrong, right, source }
+}
+
+/// The machine's name, as far as it is told.
+fn hostname() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    let told = told.or_else(|| std::env::var("COMPUTERNAME").ok()).unwrap_or_default();
+    let name = told.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+struct Signals {
+    /// The first SIGTERM or Ctrl-C.
+    stop: CancellationToken,
+    /// Ctrl-C once more.
+    at_once: CancellationToken,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn install() -> Result<Self, ServeError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+        let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
+        let signals = Self { stop: stop.clone(), at_once: at_once.clone() };
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("told to stop: answering what is in flight");
+            stop.cancel();
+            interrupt.recv().await;
+            at_once.cancel();
+        });
+        Ok(signals)
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
+    fn install() -> Result<Self, ServeError> {
+        let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
+        let signals = Self { stop: stop.clone(), at_once: at_once.clone() };
+        tokio::spawn(async move {
+            for token in [stop, at_once] {
+                if tokio::signal::ctrl_c().await.is_err() {
+                    return;
+                }
+                token.cancel();
+            }
+        });
+        Ok(signals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_every_interface_is_shown_as_one_that_can_be_called() {
+        let url = |address: &str| Started { address: address.parse().unwrap() }.url();
+        assert_eq!(url("127.0.0.1:8000"), "http://127.0.0.1:8000");
+        assert_eq!(url("0.0.0.0:8000"), "http://127.0.0.1:8000");
+        assert_eq!(url("[::]:80"), "http://[::1]:80");
+        assert_eq!(url("10.0.0.5:8000"), "http://10.0.0.5:8000");
+    }
+}

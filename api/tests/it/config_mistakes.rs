@@ -1,0 +1,296 @@
+//! What is right and what is wrong in a configuration. Pure: no file and no variable is read.
+
+use std::{path::Path, time::Duration};
+
+use api::config::{Config, ConfigErrors, LogFormat};
+use chrono::TimeDelta;
+
+const TOKEN: &str = "0123456789abcdef";
+
+fn config(env: &[(&str, &str)], file: &str) -> Result<Config, ConfigErrors> {
+    let find = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    Config::from(&find, Some((Path::new("trueup.toml"), file)))
+}
+
+fn right(env: &[(&str, &str)], file: &str) -> Config {
+    config(env, file).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn mistakes(env: &[(&str, &str)], file: &str) -> Vec<String> {
+    config(env, file).expect_err("there are mistakes").mistakes
+}
+
+/// The one mistake there is.
+fn mistake(env: &[(&str, &str)], file: &str) -> String {
+    let mistakes = mistakes(env, file);
+    let [mistake] = &mistakes[..] else { panic!("one was expected: {mistakes:#?}") };
+    mistake.clone()
+}
+
+#[test]
+fn nothing_at_all_is_a_whole_configuration() {
+    let config = right(&[], "");
+    assert_eq!(config.database_url.expose(), "sqlite://data/trueup.db");
+    assert_eq!(config.listen, "127.0.0.1:8000");
+    assert_eq!(config.stripe_api_base, "https://api.stripe.com");
+    assert_eq!(config.data, Path::new("data"));
+    assert_eq!(config.catalog.plans().len(), 4);
+    assert_eq!(config.intake_rules.livemode, None);
+    assert!(config.development);
+    assert!(config.warnings.is_empty());
+    assert_eq!((config.inbox.writers, config.database.max_connections), (1, 8));
+    assert!(config.inbox.deadline < Duration::from_secs(5) && config.database.acquire_timeout < config.inbox.deadline);
+}
+
+#[test]
+fn everything_can_be_set_in_the_file_and_the_environment_wins() {
+    let file = r#"
+        database_url = "postgres://trueup:password@db.internal:5432/trueup"
+        trueup_listen = "0.0.0.0:9000"
+        stripe_webhook_secret = ["whsec_new", "whsec_old"]
+        stripe_secret_key = "rk_live_1"
+        stripe_api_base = "https://stripe.internal/"
+        stripe_livemode = true
+        stripe_account = "acct_1"
+        trueup_api_token = "0123456789abcdef-api"
+        trueup_admin_token = "0123456789abcdef-admin"
+        smtp_url = "smtps://user:password@mail.internal:465"
+        trueup_log = "debug"
+        trueup_log_format = "json"
+        trueup_data = "/var/lib/trueup"
+
+        [[plans]]
+        tier = "free"
+        monthly_limit = 3
+        [[plans]]
+        tier = "gold"
+        prices = ["price_1"]
+        lookup_keys = ["gold"]
+        products = ["prod_1"]
+
+        [policy]
+        past_due_grace_days = 7
+        link_by_email = false
+        [retry]
+        pauses = ["250ms", "5s"]
+        attempts = 3
+        [intake]
+        queue_events = 100
+        queue_bytes = 2097152
+        batch_events = 50
+        deadline = "4s"
+        [processor]
+        batch_events = 10
+        lease = "20s"
+        poll = "500ms"
+        [database]
+        max_connections = 20
+        acquire_timeout = "2s"
+        statement_timeout = "1m"
+    "#;
+    let config = right(&[("TRUEUP_LISTEN", "127.0.0.1:0"), ("TRUEUP_DATA", " ")], file);
+    assert_eq!(config.listen, "127.0.0.1:0", "the environment wins");
+    assert_eq!(config.data, Path::new("/var/lib/trueup"), "an empty variable counts as unset");
+    assert_eq!(config.database_shown(), "PostgreSQL, db.internal:5432/trueup");
+    assert_eq!(config.webhook_secrets.len(), 2);
+    assert_eq!(config.stripe_api_base, "https://stripe.internal");
+    assert_eq!(config.intake_rules.livemode, Some(true));
+    assert_eq!(config.intake_rules.account.as_deref(), Some("acct_1"));
+    assert_eq!(config.log_format, Some(LogFormat::Json));
+    assert!(!config.development);
+    assert!(config.catalog.by_tier("gold").is_some() && config.catalog.by_tier("pro").is_none());
+    assert_eq!(config.catalog.free().monthly_limit, Some(3));
+    assert_eq!(config.policy.past_due_grace, Some(TimeDelta::days(7)));
+    assert!(!config.policy.link_by_email && config.policy.queue_emails);
+    assert_eq!(config.processor.backoff.pauses, [Duration::from_millis(250), Duration::from_secs(5)]);
+    assert_eq!(config.processor.backoff.attempts, 3);
+    assert_eq!((config.inbox.queue_events, config.inbox.queue_bytes), (100, 2_097_152));
+    assert_eq!((config.inbox.batch_events, config.inbox.writers), (50, 2));
+    assert_eq!(config.inbox.deadline, Duration::from_secs(4));
+    assert_eq!(config.processor.batch_events, 10);
+    assert_eq!((config.processor.lease, config.processor.poll), (Duration::from_secs(20), Duration::from_millis(500)));
+    assert_eq!(config.database.max_connections, 20);
+    assert_eq!(config.database.acquire_timeout, Duration::from_secs(2));
+    assert_eq!(config.database.statement_timeout, Duration::from_secs(60));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let shown = format!("{config:?}");
+    for secret in ["password", "whsec_", "rk_live", TOKEN] {
+        assert!(!shown.contains(secret), "{secret} is shown by Debug: {shown}");
+    }
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_its_key_and_the_remedy() {
+    let env = [
+        ("DATABASE_URL", "mysql://root:hidden@localhost/x"),
+        ("TRUEUP_LISTEN", "8000"),
+        ("STRIPE_SECRET_KEY", "sk_live_hidden"),
+        ("STRIPE_LIVEMODE", "false"),
+        ("TRUEUP_API_TOKEN", "hidden"),
+        ("TRUEUP_LOG", "info,=="),
+        ("TRUEUP_LOG_FORMAT", "xml"),
+    ];
+    let file = r#"
+        trueup_admin_token = 7
+        colour = "blue"
+        [[plans]]
+        tier = "free"
+        monthly_limit = -1
+        [[plans]]
+        tier = "pro"
+        prices = ["price_1"]
+        [[plans]]
+        tier = "pro"
+        price = ["price_2"]
+        prices = ["price_1"]
+        [policy]
+        link_by_email = "yes"
+        [retry]
+        pauses = ["10s", "soon"]
+        [intake]
+        queue_event = 5
+        deadline = 5
+    "#;
+    let told = mistakes(&env, file);
+    let expected = [
+        "DATABASE_URL: the scheme `mysql` is not supported; write sqlite://data/trueup.db or postgres://user:password@host:5432/trueup",
+        "TRUEUP_LISTEN: `8000` is no address and port; write one like 127.0.0.1:8000, or 0.0.0.0:8000 for every network interface",
+        "TRUEUP_API_TOKEN: has only 6 characters; write at least 16 random letters and digits",
+        "trueup_admin_token: is of the type integer; write a text in double quotes",
+        "STRIPE_LIVEMODE: `false` contradicts STRIPE_SECRET_KEY, a key of the live mode; write true, or unset it",
+        "STRIPE_WEBHOOK_SECRET: is not set although STRIPE_SECRET_KEY, STRIPE_LIVEMODE and TRUEUP_API_TOKEN are, so that no webhook",
+        "TRUEUP_LOG: `info,==` is no filter",
+        "TRUEUP_LOG_FORMAT: `xml` is no format; write text or json",
+        "policy.link_by_email: is a string; write true or false, without quotes",
+        "retry.pauses[1]: `soon` is no duration; write a duration from 10ms to 30d, like \"10s\"",
+        "intake.deadline: is an integer; write a duration from 100ms to 30s, like \"10s\"",
+        "intake.queue_event: is unknown; did you mean `queue_events`?",
+        "plans[0].monthly_limit: -1 is out of bounds; write a whole number from 0 to 2147483647",
+        "plans[2].price: is unknown; did you mean `prices`?",
+        "plans[2].tier: `pro` is there already; one plan per tier",
+        "plans[2].prices: `price_1` belongs to the tier `pro` already; name it in one plan only",
+        "colour: is unknown; remove it; known here are ",
+    ];
+    for part in expected {
+        assert!(told.iter().any(|mistake| mistake.starts_with(part)), "{part}\nis missing in {told:#?}");
+    }
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    assert!(told.iter().all(|mistake| mistake.contains(": ") && mistake.contains("; ")), "{told:#?}");
+    assert!(!told.concat().contains("hidden"), "{told:#?}");
+    let shown = config(&env, file).unwrap_err().to_string();
+    assert!(shown.starts_with("the configuration (environment and trueup.toml) has 17 mistakes:\n"), "{shown}");
+}
+
+#[test]
+fn the_mode_comes_from_the_setting_or_the_key_and_they_must_agree() {
+    let secret = ("STRIPE_WEBHOOK_SECRET", "whsec_1");
+    let mode = |env: &[(&str, &str)]| right(&[&[secret], env].concat(), "").intake_rules.livemode;
+    assert_eq!(mode(&[]), None);
+    assert_eq!(mode(&[("STRIPE_LIVEMODE", "true")]), Some(true));
+    for (key, live) in [("sk_live_1", true), ("rk_live_1", true), ("sk_test_1", false), ("rk_test_1", false)] {
+        assert_eq!(mode(&[("STRIPE_SECRET_KEY", key)]), Some(live), "{key}");
+        assert_eq!(mode(&[("STRIPE_SECRET_KEY", key), ("STRIPE_LIVEMODE", &live.to_string())]), Some(live));
+        let other = (!live).to_string();
+        let told = mistake(&[secret, ("STRIPE_SECRET_KEY", key), ("STRIPE_LIVEMODE", &other)], "");
+        assert!(told.starts_with(&format!("STRIPE_LIVEMODE: `{other}` contradicts STRIPE_SECRET_KEY")), "{told}");
+    }
+    let told = mistake(&[secret, ("STRIPE_LIVEMODE", "yes")], "");
+    assert_eq!(told, "STRIPE_LIVEMODE: `yes` is neither; write true (real money) or false (test mode and sandboxes)");
+}
+
+#[test]
+fn several_secrets_need_a_mode_and_one_does_not() {
+    let two = ("STRIPE_WEBHOOK_SECRET", "whsec_1, whsec_2,");
+    assert!(mistake(&[two], "").starts_with("STRIPE_WEBHOOK_SECRET: holds 2 secrets, and nothing tells"));
+    assert_eq!(right(&[two, ("STRIPE_LIVEMODE", "false")], "").webhook_secrets.len(), 2);
+    assert_eq!(right(&[two, ("STRIPE_SECRET_KEY", "sk_test_1")], "").webhook_secrets.len(), 2);
+    assert_eq!(right(&[("STRIPE_WEBHOOK_SECRET", "whsec_1,whsec_1")], "").webhook_secrets.len(), 1);
+}
+
+#[test]
+fn half_a_configuration_is_refused_whichever_half_it_is() {
+    for other in [
+        ("STRIPE_SECRET_KEY", "sk_test_1"),
+        ("STRIPE_LIVEMODE", "true"),
+        ("STRIPE_ACCOUNT", "acct_1"),
+        ("TRUEUP_API_TOKEN", TOKEN),
+        ("TRUEUP_ADMIN_TOKEN", TOKEN),
+    ] {
+        let told = mistake(&[other], "");
+        assert!(told.starts_with(&format!("STRIPE_WEBHOOK_SECRET: is not set although {} is", other.0)), "{told}");
+    }
+    // A webhook secret alone receives; what it cannot do is told.
+    let config = right(&[("STRIPE_WEBHOOK_SECRET", "whsec_1")], "");
+    assert!(!config.development);
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+}
+
+#[test]
+fn secrets_and_tokens_are_checked_for_what_they_are() {
+    let secret = |text| mistake(&[("STRIPE_WEBHOOK_SECRET", text)], "");
+    assert!(secret("sk_test_1").contains("it is an API key; write the signing secret"));
+    assert!(secret("we_1").contains("it is the id of an endpoint"));
+    assert!(secret("whsec 1").contains("holds white space"));
+    assert!(secret(",").contains("holds no secret"));
+    let odd = right(&[("STRIPE_WEBHOOK_SECRET", "something else".replace(' ', "_").as_str())], "");
+    assert!(
+        odd.warnings.iter().any(|warning| warning.contains("does not look like a signing secret")),
+        "{:?}",
+        odd.warnings
+    );
+
+    let whole = |extra: &[(&'static str, &'static str)]| [&[("STRIPE_WEBHOOK_SECRET", "whsec_1")], extra].concat();
+    let token = |text| mistake(&whole(&[("TRUEUP_API_TOKEN", text)]), "");
+    assert!(token("0123456789abcde").contains("has only 15 characters"));
+    assert!(token("0123456789 abcdef").contains("holds white space"));
+    assert!(token("0123456789abcdeé").contains("no HTTP header"));
+    let same = mistake(&whole(&[("TRUEUP_API_TOKEN", TOKEN), ("TRUEUP_ADMIN_TOKEN", TOKEN)]), "");
+    assert!(same.starts_with("TRUEUP_ADMIN_TOKEN: is the same as TRUEUP_API_TOKEN"), "{same}");
+    let key = |text| mistake(&whole(&[("STRIPE_SECRET_KEY", text)]), "");
+    assert!(key("pk_live_1").contains("is a publishable key"));
+    assert!(key("whsec_1").contains("which belongs in STRIPE_WEBHOOK_SECRET"));
+}
+
+#[test]
+fn what_cannot_work_together_is_refused() {
+    for (file, start) in [
+        (
+            "[intake]\nqueue_events = 10\nbatch_events = 20",
+            "intake.batch_events: 20 is more than intake.queue_events (10)",
+        ),
+        ("[intake]\ndeadline = \"1s\"", "intake.deadline: 1s is shorter than database.acquire_timeout (3s)"),
+        ("[retry]\npauses = [\"1m\", \"1s\"]", "retry.pauses: a later pause is shorter"),
+        ("[retry]\npauses = [\"1s\", \"1m\"]\nattempts = 2", "retry.pauses: holds 2 pauses, more than 2 attempts"),
+        ("[database]\nmax_connections = 1", "database.max_connections: 1 is out of bounds"),
+        ("database_url = \"sqlite::memory:\"", "database_url: a database in memory would be another one"),
+        ("plans = []", "plans: the list is empty"),
+        ("[[plans]]\ntier = \"pro\"\nprices = [\"price_1\"]", "plans: the tier `free` is missing"),
+        ("plans = \"pro\"", "plans: is a string; write one [[plans]] for each"),
+        ("policy = 5", "policy: is an integer; write a table, [policy]"),
+    ] {
+        let told = mistake(&[], file);
+        assert!(told.starts_with(start), "{told}");
+    }
+    let live =
+        [("STRIPE_WEBHOOK_SECRET", "whsec_1"), ("STRIPE_SECRET_KEY", "sk_live_1"), ("STRIPE_API_BASE", "http://x")];
+    assert!(mistake(&live, "").contains("would send a live key unencrypted"));
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_by_its_line_and_never_quoted() {
+    let told = mistake(&[], "trueup_listen = \"127.0.0.1:0\"\nstripe_webhook_secret = \"whsec_hidden\n");
+    assert!(told.starts_with("trueup.toml, line 2: is no TOML"), "{told}");
+    assert!(!told.contains("hidden"), "{told}");
+}
+
+#[test]
+fn a_wrong_type_in_a_plan_is_told_once() {
+    let told = mistakes(&[], "[[plans]]\ntier = 5\n[[plans]]\ntier = \"pro\"\nprices = \"price_1\"");
+    assert_eq!(
+        told,
+        [
+            "plans[0].tier: is an integer; write a text in double quotes",
+            "plans[1].prices: is no list; write a list of texts, like [\"a\", \"b\"]",
+        ]
+    );
+}

@@ -9,10 +9,13 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use billing::{
+    catalog::Catalog,
     db::{Blame, Db, blame},
     events,
     inbox::Inbox,
+    policy::Policy,
     processor::{Beat, Observer, Outcome, Pass, Processor, ProcessorOptions},
+    reprojection::{Reprojected, reproject_if_rules_changed},
     signature::{SecretError, Tolerance, WebhookSecret},
 };
 use metrics::{Metrics, labels::EventOutcome};
@@ -34,7 +37,7 @@ use crate::{
 };
 
 /// How long the start waits for a database that is away.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two tries to reach it.
 const PAUSE: Duration = Duration::from_secs(1);
 /// For what is in flight when the server is told to stop.
@@ -159,6 +162,8 @@ async fn serve(
                 tracing::info!(events = released, "gave back what this server had claimed before it was started anew");
             }
             let end = CancellationToken::new();
+            let projecting = project_again(db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), end.clone());
+            tokio::spawn(projecting);
             Some((end.clone(), tokio::spawn(work(processor, Bench::from(&app), end))))
         }
         None => None,
@@ -261,6 +266,32 @@ async fn work(processor: Processor, bench: Bench, end: CancellationToken) {
     }
 }
 
+/// Gives everybody what the plans and the policy say now, where these have changed since the last start; beside the requests, which
+/// compute against now anyway. Cut off, it begins again at the next start.
+async fn project_again(db: Db, catalog: Arc<Catalog>, policy: Arc<Policy>, end: CancellationToken) {
+    loop {
+        let result = tokio::select! {
+            result = reproject_if_rules_changed(&db, &catalog, &policy) => result,
+            () = end.cancelled() => return,
+        };
+        match result {
+            Ok(done) if done.users == 0 => return,
+            Ok(done) => {
+                let Reprojected { users, changed } = done;
+                tracing::info!(users, changed, "plans or policy changed: derived every user's tier again");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "users' tiers could not be derived again after a change of plans; trying again");
+            }
+        }
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(PAUSE * 5) => {}
+        }
+    }
+}
+
 /// What the processor did, for Prometheus.
 fn observe(metrics: &Metrics, pass: &Pass) {
     for (outcome, events) in &pass.outcomes {
@@ -306,7 +337,7 @@ where
         if !passing || begun.elapsed() + PAUSE > PATIENCE {
             return Err(out_of_reach(shown, passing, config.is_sqlite(), error));
         }
-        let left = (PATIENCE - begun.elapsed()).as_secs();
+        let left = PATIENCE.saturating_sub(begun.elapsed()).as_secs();
         tracing::warn!(database = shown, %error, "the database does not answer; trying again for {left} s");
         tokio::select! {
             () = stop.cancelled() => return Ok(None),

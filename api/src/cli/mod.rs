@@ -56,7 +56,7 @@ enum Command {
     Users(users::Users),
     /// Ask a running server whether it is ready; the exit code tells
     Healthcheck {
-        /// Where the server is; by default where TRUEUP_LISTEN says
+        /// Where the server is; by default where `TRUEUP_LISTEN` says
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },

@@ -55,7 +55,7 @@ pub(super) struct Args {
     /// Which tier the subscription grants [default: the user's own, else pro]
     #[arg(long)]
     tier: Option<String>,
-    /// Where the server is; by default where TRUEUP_LISTEN says
+    /// Where the server is; by default where `TRUEUP_LISTEN` says
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// List what can be triggered
@@ -311,7 +311,8 @@ impl Cast {
     fn of(user: &str, generation: u32) -> Self {
         let mut stem = hex::encode(&Sha256::digest(user)[..8]);
         if generation > 1 {
-            stem.push_str(&format!("g{generation}"));
+            stem.push('g');
+            stem.push_str(&generation.to_string());
         }
         Self { customer: format!("cus_{stem}"), subscription: format!("sub_{stem}"), stem, last: None }
     }

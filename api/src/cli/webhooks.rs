@@ -1,6 +1,6 @@
 //! `trueup webhooks …`, directly on the database: it works while no server runs.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Result, bail};
 use billing::inbox::records::{self, Cursor, Filter};
@@ -10,6 +10,7 @@ use entity::{
     enums::ProcessingStatus,
     ids::{EventId, UserId},
 };
+use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -233,6 +234,14 @@ pub(super) async fn run(webhooks: Webhooks, config: &Config) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// One event for programs.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    fields: BTreeMap<&'a str, &'a Value>,
+    payload: &'a RawValue,
+}
+
 async fn show(db: &billing::db::Db, id: &EventId, as_json: bool) -> Result<()> {
     let Some(detail) = records::show(db, id).await? else {
         bail!("no event {id} in the inbox; `trueup webhooks list` shows what there is");
@@ -245,14 +254,8 @@ async fn show(db: &billing::db::Db, id: &EventId, as_json: bool) -> Result<()> {
         }
         // The payload goes out as it is stored: numbers and depth as Stripe sent them.
         let payload = RawValue::from_string(detail.payload)?;
-        let fields: std::collections::BTreeMap<&str, &Value> =
+        let fields: BTreeMap<&str, &Value> =
             value.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value)).collect();
-        #[derive(serde::Serialize)]
-        struct Shown<'a> {
-            #[serde(flatten)]
-            fields: std::collections::BTreeMap<&'a str, &'a Value>,
-            payload: &'a RawValue,
-        }
         output::json(&Shown { fields, payload: &payload })?;
         return Ok(());
     }

@@ -122,7 +122,7 @@ impl Gate {
             let detail = "too many wrong tokens came from this address; a right one is taken at any time";
             return Err(Problem::later(TOO_MANY_TRIES, detail, 60));
         }
-        tracing::warn!(peer = %request.remote_addr(), asked = variable, "refused a wrong token");
+        tracing::warn!(peer = super::observe::peer(request), asked = variable, "refused a wrong token");
         let detail = format!("the token is not the one in {variable}");
         Err(challenge(Problem::new(UNAUTHORIZED, detail), "Bearer realm=\"trueup\", error=\"invalid_token\""))
     }
@@ -220,7 +220,7 @@ mod tests {
     fn ever_new_addresses_take_no_more_memory_and_share_one_count() {
         let failed = FailedTries::default();
         let now = Instant::now();
-        let addresses = (0..u32::try_from(MAX_PEERS).expect("a small number") + MAX_FAILURES + 1)
+        let addresses = (0..=u32::try_from(MAX_PEERS).expect("a small number") + MAX_FAILURES)
             .map(|n| Some(IpAddr::from((0x0a00_0000 + n).to_be_bytes())));
         assert!(addresses.map(|peer| failed.count(peer, now)).last() == Some(true));
         assert!(failed.0.lock().expect("nobody panicked").len() <= MAX_PEERS + 1);

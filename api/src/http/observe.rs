@@ -74,7 +74,7 @@ pub(super) async fn observe(
 
     let (status, took) = (response.status().as_u16(), start.elapsed());
     metrics.http_answered(route, method, status, took.as_secs_f64());
-    let milliseconds = took.as_secs_f64() * 1000.0;
+    let milliseconds = milliseconds(took);
     let method = method.as_str();
     if status >= 500 {
         tracing::warn!(method, route, status, milliseconds, "answered");
@@ -82,6 +82,16 @@ pub(super) async fn observe(
         tracing::debug!(method, route, status, milliseconds, "answered");
     }
     Ok(response)
+}
+
+/// For people: milliseconds, to the microsecond.
+pub(super) fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+/// Who is at the other end, for the log: a proxy where one stands in front.
+pub(super) fn peer(request: &Request) -> String {
+    request.remote_addr().as_socket_addr().map_or_else(|| "unknown".to_owned(), ToString::to_string)
 }
 
 /// Nothing here is meant for a browser to keep, embed or guess at. What set its own policy keeps it.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     Tag,
     body::{Answer, Raw, read},
+    observe::{milliseconds, peer},
     problem::{BAD_REQUEST, Kind, NOT_STORABLE, NOT_STORED, Problem, RETRY_AFTER, TOO_LARGE, TOO_SLOW},
 };
 use crate::app::App;
@@ -68,7 +69,7 @@ impl WebhookApi {
     )]
     async fn receive(&self, request: &Request, body: Raw) -> Result<Answer<Acknowledged>, Problem> {
         let Self(app) = self;
-        let peer = request.remote_addr();
+        let peer = || peer(request);
         let body = read(request, body.0, MAX_EVENT).await.inspect_err(|problem| {
             let reason = match problem.kind() {
                 TOO_LARGE => RejectReason::TooLarge,
@@ -77,7 +78,7 @@ impl WebhookApi {
             };
             app.metrics.webhook_rejected(reason);
             let declared = request.header(header::CONTENT_LENGTH);
-            tracing::warn!(reason = reason.as_str(), declared, %peer, "refused a webhook");
+            tracing::warn!(reason = reason.as_str(), declared, peer = peer(), "refused a webhook");
         })?;
         let start = Instant::now();
         // Of several headers the first: it is as good a guess as any, and a wrong one is a mismatch.
@@ -85,7 +86,7 @@ impl WebhookApi {
         let event = event::verify(&body, signature, &app.secrets, Utc::now(), app.tolerance).map_err(|rejection| {
             let reason = rejection.reason();
             app.metrics.webhook_rejected(RejectReason::named(reason));
-            tracing::warn!(reason, bytes = body.len(), %peer, "refused a webhook");
+            tracing::warn!(reason, bytes = body.len(), peer = peer(), "refused a webhook");
             let kind = Kind::new(reason, StatusCode::BAD_REQUEST, "Not an event of Stripe");
             Problem::new(kind, rejection.to_string())
         })?;
@@ -106,10 +107,10 @@ impl WebhookApi {
                 (WebhookOutcome::Unavailable, Err(Problem::later(NOT_STORED, error.to_string(), RETRY_AFTER)))
             }
         };
-        let took = start.elapsed().as_secs_f64();
+        let took = start.elapsed();
         app.metrics.webhook_received(&event_type, outcome);
-        app.metrics.webhook_answered_after(took);
-        tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = took * 1000.0, "webhook");
+        app.metrics.webhook_answered_after(took.as_secs_f64());
+        tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = milliseconds(took), "webhook");
         Ok(Answer(Acknowledged { received: true, event_id, outcome: answer? }))
     }
 }

@@ -1,5 +1,7 @@
 //! Commands beside `serve`.
 
+#![expect(clippy::unwrap_used, reason = "a test is meant to panic where its ground is not as it must be")]
+
 use std::path::Path;
 
 use serde_json::Value;

@@ -111,7 +111,7 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
     assert_eq!((config.processor.lease, config.processor.poll), (Duration::from_secs(20), Duration::from_millis(500)));
     assert_eq!(config.database.max_connections, 20);
     assert_eq!(config.database.acquire_timeout, Duration::from_secs(2));
-    assert_eq!(config.database.statement_timeout, Duration::from_secs(60));
+    assert_eq!(config.database.statement_timeout, Duration::from_mins(1));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let shown = format!("{config:?}");
     for secret in ["password", "whsec_", "rk_live", TOKEN] {

@@ -7,7 +7,7 @@ use poem::{Body, http::Method, http::StatusCode};
 use serde_json::{Value, json};
 use testkit::{TestDb, kinds, on_each};
 
-use crate::http_server::{Server, WEBHOOK, tell};
+use crate::http_server::{Server, WEBHOOK, host, operator, tell};
 
 const ADA: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
@@ -102,7 +102,7 @@ fn whatever_goes_wrong_is_told_as_a_problem() {
         let told = server.get(WEBHOOK).await;
         told.assert_problem(405, "method-not-allowed");
         assert_eq!(told.header("allow"), Some("POST"));
-        let told = server.host(server.client.delete(format!("/api/v1/users/{ADA}"))).await;
+        let told = host(server.client.delete(format!("/api/v1/users/{ADA}"))).await;
         told.assert_problem(405, "method-not-allowed");
         let mut allowed: Vec<_> = told.header("allow").unwrap_or_default().split(", ").collect();
         allowed.sort_unstable();
@@ -182,8 +182,8 @@ fn the_document_names_every_route_and_every_route_it_names_is_there() {
                 let request =
                     server.client.request(method.clone(), path.replace("{id}", ADA).replace("{event_id}", "evt_1"));
                 let told = match operation["security"][0].as_object().and_then(|security| security.keys().next()) {
-                    Some(token) if token == "ApiToken" => server.host(request).await,
-                    Some(_) => server.operator(request).await,
+                    Some(token) if token == "ApiToken" => host(request).await,
+                    Some(_) => operator(request).await,
                     None => tell(request).await,
                 };
                 assert_ne!(told.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");

@@ -7,6 +7,7 @@ mod http_gates;
 mod http_server;
 mod http_users;
 mod http_webhook;
+mod process_database;
 mod process_harness;
 mod process_start;
 mod process_stop;

@@ -1,5 +1,7 @@
 //! Runs the real binary, in a folder of its own and with no environment but what a test gives it.
 
+#![expect(clippy::unwrap_used, reason = "a test is meant to panic where its ground is not as it must be")]
+
 use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
@@ -24,7 +26,7 @@ use tokio::{
 use uuid::Uuid;
 
 /// What nothing here should ever take; the machine may be busy.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_mins(1);
 
 /// The program with only these variables.
 pub(crate) fn program(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Command {

@@ -128,3 +128,24 @@ async fn a_database_that_cannot_be_opened_ends_the_start_and_one_that_is_away_is
     server.stop().await;
     assert!(!server.err().contains("not-to-be-shown"), "{}", server.err());
 }
+
+#[tokio::test]
+async fn a_changed_plan_reaches_users_of_whom_stripe_says_nothing_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Running::start(folder.path(), &[], &[]);
+    let url = server.url().await;
+    let bought =
+        run(folder.path(), &[], &["trigger", "checkout.session.completed", "--tier", "pro", "--url", &url]).await;
+    assert_eq!(bought.code, Some(0), "{bought:?}");
+    server.stop().await;
+
+    let plans = "[[plans]]\ntier = \"free\"\nmonthly_limit = 5\n[[plans]]\ntier = \"gold\"\nlookup_keys = [\"pro\"]\n";
+    fs::write(folder.path().join("trueup.toml"), plans).unwrap();
+    let again = Running::start(folder.path(), &[], &[]);
+    again.line_with("derived every user's tier again").await;
+    let shown = run(folder.path(), &[], &["users", "show", "user@example.com", "--json"]).await;
+    let user: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(user["timeline"][0]["before"]["tier"], "pro", "{user}");
+    assert_eq!(user["timeline"][0]["after"]["tier"], "gold", "{user}");
+    again.stop().await;
+}

@@ -1,5 +1,7 @@
 //! What is in flight when a server is told to stop, or is killed.
 
+#![expect(clippy::unwrap_used, reason = "a test is meant to panic where its ground is not as it must be")]
+
 use std::time::Duration;
 
 use futures::future::join_all;

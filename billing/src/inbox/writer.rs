@@ -51,7 +51,7 @@ impl Default for InboxOptions {
             queue_bytes: 32 << 20,
             batch_events: 256,
             batch_bytes: 4 << 20,
-            deadline: Duration::from_millis(4500),
+            deadline: Duration::from_secs(4),
             writers: 2,
         }
     }

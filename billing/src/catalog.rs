@@ -63,6 +63,16 @@ pub enum CatalogError {
         /// The plan that named it first.
         other: String,
     },
+    /// A plan names a price, lookup key or product twice.
+    #[error("plans[{index}].{key}: `{value}` is listed twice; once is enough")]
+    Twice {
+        /// Position in the list, from 0.
+        index: usize,
+        /// `prices`, `lookup_keys` or `products`.
+        key: &'static str,
+        /// What is listed twice.
+        value: String,
+    },
     /// No plan for users who pay nothing.
     #[error(
         "plans: the tier `free` is missing; add [[plans]] tier = \"free\" as the first, with the limit of users who pay nothing"
@@ -117,6 +127,10 @@ impl Catalog {
             ] {
                 for value in values {
                     if let Some(other) = map.insert(value.clone(), rank) {
+                        if other == rank {
+                            errors.push(CatalogError::Twice { index, key, value: value.clone() });
+                            continue;
+                        }
                         let other = plans[other.0].tier.clone();
                         errors.push(CatalogError::Claimed { index, key, value: value.clone(), other });
                     }

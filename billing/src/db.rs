@@ -7,9 +7,12 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    sqlx::{
+        self, Connection as _, PgConnection,
+        sqlite::{SqliteJournalMode, SqliteSynchronous},
+    },
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -65,6 +68,13 @@ impl Db {
             });
         } else {
             let millis = options.statement_timeout.as_millis();
+            // Once without the pool: it would try until its time is up, and then know only that.
+            let probe = PgConnection::connect(url);
+            let refused = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
+            match tokio::time::timeout(options.acquire_timeout, probe).await {
+                Ok(probe) => probe.map_err(refused)?.close().await.map_err(refused)?,
+                Err(_) => return Err(refused(sqlx::Error::PoolTimedOut)),
+            }
             connect.map_sqlx_postgres_opts(move |postgres| {
                 postgres
                     .application_name("trueup")
@@ -146,7 +156,7 @@ fn make_folder(url: &str) -> Result<(), DbErr> {
     }
     match std::path::Path::new(path).parent() {
         Some(folder) if !folder.as_os_str().is_empty() => std::fs::create_dir_all(folder).map_err(|error| {
-            DbErr::Conn(sea_orm::RuntimeErr::Internal(format!(
+            DbErr::Conn(RuntimeErr::Internal(format!(
                 "the folder {} for the database cannot be made: {error}",
                 folder.display()
             )))
@@ -171,7 +181,6 @@ pub enum Blame {
 /// rights, a schema that is not ours) says nothing of the data. `SQLite` by its primary result code (sqlite.org/rescode.html), where "no such
 /// table" shares its code with errors of the data.
 pub fn blame(error: &DbErr) -> Blame {
-    use sea_orm::{RuntimeErr, sqlx};
     let (DbErr::Exec(RuntimeErr::SqlxError(inner))
     | DbErr::Query(RuntimeErr::SqlxError(inner))
     | DbErr::Conn(RuntimeErr::SqlxError(inner))) = error

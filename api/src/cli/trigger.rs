@@ -49,10 +49,10 @@ pub(super) struct Args {
     /// To which user, by the host's id; made where there is none
     #[arg(long, value_name = "UUID")]
     user: Option<UserId>,
-    /// To which user, by e-mail address; made where there is none [default: user@example.com]
+    /// To which user, by e-mail address; made where there is none (default: user@example.com)
     #[arg(long)]
     email: Option<String>,
-    /// Which tier the subscription grants [default: the user's own, else pro]
+    /// Which tier the subscription grants (default: the user's own, else pro)
     #[arg(long)]
     tier: Option<String>,
     /// Where the server is; by default where `TRUEUP_LISTEN` says

@@ -97,7 +97,7 @@ struct Run {
     /// Over how many customers, each with one subscription, the events are spread
     #[arg(long, default_value_t = CUSTOMERS, value_parser = clap::value_parser!(u32).range(1..))]
     customers: u32,
-    /// Every event is of the same customer
+    /// Every event is of the same customer, one for each second until now: for a fresh database, where nothing newer is stored
     #[arg(long)]
     hot: bool,
     /// The period stays as it is, so that no event changes what its user may do; otherwise every event does

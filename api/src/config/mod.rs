@@ -412,7 +412,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     let backoff = backoff(root, mistakes);
     let database = database(root, mistakes, sqlite);
     let inbox = inbox(root, mistakes, sqlite, database.acquire_timeout);
-    let processor = processor(root, mistakes, backoff);
+    let processor = processor(root, mistakes, sqlite, backoff);
     let catalog = catalog(root, mistakes, warnings);
     let secret = |given: Option<Given>| given.map(|given| Secret(given.text));
     Config {
@@ -609,8 +609,8 @@ fn backoff(root: &mut Section, mistakes: &mut Mistakes) -> Backoff {
 fn database(root: &mut Section, mistakes: &mut Mistakes, sqlite: bool) -> DbOptions {
     let mut section = root.section(mistakes, "database");
     let default = DbOptions::default();
-    // The lock under which migrations run holds one; two writers, the processor and its lease three more.
-    let fewest = if sqlite { 2 } else { 5 };
+    // Two writers; two batches of the processor, each with its lease; one for whoever asks.
+    let fewest = if sqlite { 2 } else { 7 };
     let bounds: RangeInclusive<i64> = fewest..=1000;
     let max_connections = section.integer(mistakes, "max_connections", &bounds).map(number);
     let acquire_timeout = section.duration(mistakes, "acquire_timeout", &(Duration::from_millis(100)..=seconds(60)));
@@ -657,7 +657,7 @@ fn inbox(root: &mut Section, mistakes: &mut Mistakes, sqlite: bool, acquire_time
     options
 }
 
-fn processor(root: &mut Section, mistakes: &mut Mistakes, backoff: Backoff) -> ProcessorOptions {
+fn processor(root: &mut Section, mistakes: &mut Mistakes, sqlite: bool, backoff: Backoff) -> ProcessorOptions {
     let mut section = root.section(mistakes, "processor");
     let default = ProcessorOptions::default();
     let batch_events = section.integer(mistakes, "batch_events", &(1..=10_000)).map(number);
@@ -668,6 +668,7 @@ fn processor(root: &mut Section, mistakes: &mut Mistakes, backoff: Backoff) -> P
         batch_events: batch_events.unwrap_or(default.batch_events),
         lease: lease.unwrap_or(default.lease),
         poll: poll.unwrap_or(default.poll),
+        workers: if sqlite { 1 } else { 2 },
         backoff,
         ..default
     }

@@ -8,7 +8,7 @@ use entity::{
     ids::SubscriptionId,
 };
 use sea_orm::DbErr;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -55,7 +55,13 @@ impl From<DbErr> for Trouble {
 
 impl Processor {
     /// Claims one batch and sees it through. An error means that not even that was possible.
-    pub(super) async fn batch(&self, suspects: bool, stop: &CancellationToken, pass: &mut Pass) -> Result<(), DbErr> {
+    pub(super) async fn batch(
+        &self,
+        suspects: bool,
+        stop: &CancellationToken,
+        more: &Notify,
+        pass: &mut Pass,
+    ) -> Result<(), DbErr> {
         let begun = Instant::now();
         let token = Uuid::new_v4();
         let rows = self.claim(token, suspects).await?;
@@ -63,6 +69,9 @@ impl Processor {
             return Ok(());
         }
         let events = rows.len();
+        if !suspects && events == self.options.batch_events as usize {
+            more.notify_one();
+        }
         // What takes long is kept; what is lost meanwhile is noticed when it is marked.
         let renewing = async {
             loop {

@@ -15,7 +15,7 @@ pub(crate) mod save;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sea_orm::DbErr;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,6 +32,8 @@ use crate::{
 pub struct ProcessorOptions {
     /// Name under which this instance claims; of two running instances no two may share it.
     pub holder: String,
+    /// Batches under way at once; 1 for `SQLite`, which has one writer.
+    pub workers: usize,
     /// Events in a batch.
     pub batch_events: u32,
     /// Bytes of payload in a batch; a single larger event still goes.
@@ -52,6 +54,7 @@ impl Default for ProcessorOptions {
     fn default() -> Self {
         Self {
             holder: "trueup".to_owned(),
+            workers: 1,
             batch_events: 500,
             batch_bytes: 8 << 20,
             lease: Duration::from_secs(10),
@@ -167,9 +170,10 @@ impl Processor {
     }
 
     async fn drain(&self, stop: &CancellationToken, pass: &mut Pass) -> Result<(), DbErr> {
+        let nobody = Notify::new();
         while !stop.is_cancelled() {
             let before = pass.events();
-            self.round(stop, pass).await?;
+            self.round(stop, &nobody, pass).await?;
             if pass.events() == before || pass.disturbed {
                 break;
             }
@@ -178,29 +182,69 @@ impl Processor {
     }
 
     /// One batch; and one event under which a process died more than once, alone, so that it takes no neighbour along.
-    async fn round(&self, stop: &CancellationToken, pass: &mut Pass) -> Result<(), DbErr> {
-        self.batch(false, stop, pass).await?;
-        self.batch(true, stop, pass).await
+    /// `more` is notified as soon as the batch turns out full: there is work for another.
+    async fn round(&self, stop: &CancellationToken, more: &Notify, pass: &mut Pass) -> Result<(), DbErr> {
+        self.batch(false, stop, more, pass).await?;
+        self.batch(true, stop, more, pass).await
     }
 
     /// Works until `stop` is cancelled: at once when `nudge` is notified, and every [`ProcessorOptions::poll`]. When the surroundings fail
     /// it slows down, to at most 5 seconds between tries.
+    ///
+    /// # Panics
+    /// Where one of its workers does; the others end with it.
     pub async fn run(self, nudge: Arc<Notify>, stop: CancellationToken, observer: Observer, beat: Arc<Beat>) {
+        let mut workers = JoinSet::new();
+        for number in 0..self.options.workers.max(1) {
+            let worker = Worker {
+                processor: self.clone(),
+                rescues: number == 0,
+                nudge: Arc::clone(&nudge),
+                stop: stop.clone(),
+                observer: Arc::clone(&observer),
+                beat: Arc::clone(&beat),
+            };
+            workers.spawn(worker.run());
+        }
+        while let Some(ended) = workers.join_next().await {
+            if let Err(error) = ended
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+/// One of several that take batches side by side: while one waits for the database, another computes.
+struct Worker {
+    processor: Processor,
+    /// One of them takes abandoned claims back.
+    rescues: bool,
+    nudge: Arc<Notify>,
+    stop: CancellationToken,
+    observer: Observer,
+    beat: Arc<Beat>,
+}
+
+impl Worker {
+    async fn run(self) {
+        let options = &self.processor.options;
         let mut pause = Duration::ZERO;
         let mut rescue_at = Instant::now();
-        while !stop.is_cancelled() {
+        while !self.stop.is_cancelled() {
             let mut pass = Pass::default();
             let mut result = Ok(());
-            if Instant::now() >= rescue_at {
-                rescue_at = Instant::now() + self.options.rescue;
-                result = self.rescue().await.map(|rescued| pass.rescued = rescued);
+            if self.rescues && Instant::now() >= rescue_at {
+                rescue_at = Instant::now() + options.rescue;
+                result = self.processor.rescue().await.map(|rescued| pass.rescued = rescued);
             }
             if result.is_ok() {
-                result = self.round(&stop, &mut pass).await;
+                result = self.processor.round(&self.stop, &self.nudge, &mut pass).await;
             }
-            beat.beat();
+            self.beat.beat();
             if pass.events() > 0 || pass.rescued > 0 {
-                observer(&pass);
+                (self.observer)(&pass);
             }
             if let Err(error) = &result {
                 tracing::warn!(%error, "the processor cannot reach its inbox; trying again");
@@ -213,17 +257,19 @@ impl Processor {
             } else {
                 Duration::ZERO
             };
-            if pause.is_zero() {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = nudge.notified() => {}
-                    () = tokio::time::sleep(self.options.poll) => {}
+            let nudged = async {
+                if pause.is_zero() {
+                    tokio::select! {
+                        () = self.nudge.notified() => {}
+                        () = tokio::time::sleep(options.poll) => {}
+                    }
+                } else {
+                    tokio::time::sleep(pause).await;
                 }
-            } else {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause) => {}
-                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = nudged => {}
             }
         }
     }

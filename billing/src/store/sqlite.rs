@@ -47,7 +47,7 @@ SET processing_status = r.value ->> '$.status', processed = r.value ->> '$.statu
         ELSE strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+' || (r.value ->> '$.delay') || ' seconds') END,
     claimed_by = NULL, claim_token = NULL, claimed_until = NULL, updated_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
 FROM json_each($1) AS r
-WHERE stripe_webhooks.id = unhex(r.value ->> '$.id', '-') AND claim_token = $2 AND processing_status = 'processing'";
+WHERE stripe_webhooks.id = unhex(r.value ->> '$.id', '-') AND claim_token = $2";
 
 pub(crate) const RENEW: &str = "
 UPDATE stripe_webhooks SET claimed_until = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+' || $2 || ' seconds')

@@ -1,7 +1,6 @@
 //! What each event type tells, and nothing of what follows from it.
 //!
-//! One line of [`TABLE`] and one function in the family's file make an event type known; `trueup check` compares the same table with
-//! what Stripe's endpoint sends.
+//! One line of [`TABLE`] and one function in the family's file make an event type known.
 
 mod charges;
 mod checkout;

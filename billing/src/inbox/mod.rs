@@ -1,7 +1,7 @@
 //! The inbox: where an event is durable before anything else happens to it.
 //!
 //! - [`Inbox`]: takes verified events, many at a time, and answers once they are committed
-//! - [`route`]: which events are ours to apply
+//! - [`fn@route`]: which events are ours to apply
 //! - [`records`]: what a person asks of the inbox: lists, one event, figures, another try
 
 pub mod records;

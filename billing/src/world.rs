@@ -134,6 +134,11 @@ impl World {
         self.subscriptions.values()
     }
 
+    /// Every invoice that is loaded.
+    pub fn invoices(&self) -> impl Iterator<Item = &Invoice> {
+        self.invoices.values()
+    }
+
     /// The invoice, if known.
     pub fn invoice(&self, id: &InvoiceId) -> Option<&Invoice> {
         self.invoices.get(id)

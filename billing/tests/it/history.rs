@@ -20,7 +20,10 @@ pub(crate) enum Tie {
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    Buy { plan: usize, trial: bool },
+    Buy {
+        plan: usize,
+        trial: bool,
+    },
     Renew,
     FailPayment,
     PayLate,
@@ -32,6 +35,12 @@ pub(crate) enum Step {
     Resume,
     ChangeEmail,
     DeleteCustomer,
+    /// Another customer with the user's address turns up, made before or after the first, and buys.
+    Rival {
+        older: bool,
+    },
+    /// It is deleted.
+    DeleteRival,
 }
 
 /// What happens to one user, in order.
@@ -64,6 +73,13 @@ pub(crate) fn script(bursts: bool) -> impl Strategy<Value = Script> {
         1 => Just(Step::ChangeEmail),
         1 => prop::strategy::Union::new_weighted(vec![(1, Just(Step::DeleteCustomer)), (3, Just(Step::Renew))]),
     ];
+    // Whose a rival is takes the laws to say; Stripe has no last word on it.
+    let step = if bursts {
+        let rival = prop_oneof![any::<bool>().prop_map(|older| Step::Rival { older }), Just(Step::DeleteRival)];
+        prop_oneof![10 => step, 1 => rival].boxed()
+    } else {
+        step.boxed()
+    };
     let pause =
         if bursts { prop_oneof![1 => Just(0_i64), 2 => 3..90_000_i64].boxed() } else { (3..90_000_i64).boxed() };
     let tie = prop_oneof![Just(Tie::Metadata), Just(Tie::Reference), Just(Tie::Email)];
@@ -81,6 +97,7 @@ struct World {
     customer: CustomerSample,
     subscriptions: Vec<SubscriptionSample>,
     invoices: usize,
+    rival: Option<CustomerSample>,
     events: Vec<Value>,
 }
 
@@ -135,12 +152,38 @@ impl World {
         self.tell("checkout.session.completed", session.render(self.version));
     }
 
+    fn rival(&mut self, older: bool) {
+        if self.rival.is_some() {
+            return;
+        }
+        let made_at = if older { self.customer.created - 100 } else { self.now };
+        let rival = CustomerSample::new("cus_0", EMAIL, made_at);
+        let object = rival.render(self.version);
+        self.rival = Some(rival);
+        self.tell("customer.created", object);
+        let mut subscription = SubscriptionSample::new("sub_rival", "cus_0", "active", self.now);
+        subscription.items[0].lookup_key = Some(PLANS[2].to_owned());
+        subscription.metadata = Metadata::new();
+        let object = subscription.render(self.version);
+        self.tell("customer.subscription.created", object);
+    }
+
     fn step(&mut self, step: Step, which: usize) {
         if let Step::Buy { plan, trial } = step {
             if self.subscriptions.len() < 3 && !self.customer.deleted {
                 self.buy(plan, trial);
             }
             return;
+        }
+        match step {
+            Step::Rival { older } => return self.rival(older),
+            Step::DeleteRival => {
+                if let Some(object) = self.rival.as_ref().map(|rival| rival.render(self.version)) {
+                    self.tell("customer.deleted", object);
+                }
+                return;
+            }
+            _ => {}
         }
         if self.customer.deleted {
             return;
@@ -231,6 +274,7 @@ pub(crate) fn play(script: &Script, version: ApiVersion) -> (Vec<Value>, (String
         customer,
         subscriptions: Vec::new(),
         invoices: 0,
+        rival: None,
         events: Vec::new(),
     };
     let object = world.customer.render(version);

@@ -104,7 +104,7 @@ pub fn apply(world: &mut World, told: Told, cause: Cause<'_>, rules: Rules<'_>) 
         customer.as_ref().map(|c| c.id.clone()).or_else(|| invoice.as_ref().and_then(|i| i.customer.clone())).or(about),
         subscription.as_ref().map(|s| s.id.clone()),
     );
-    let mut concerned = BTreeSet::new();
+    let mut concerned = std::mem::take(&mut world.dirty.concerned);
     if let Some(told) = customer {
         world.tell_customer(told, cause.stamp, rules.policy, &mut concerned);
     }

@@ -11,6 +11,7 @@ use sea_orm::{
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
     sqlx::{
         self, Connection as _, PgConnection,
+        postgres::PgSeverity,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
@@ -174,6 +175,13 @@ pub enum Blame {
     Surroundings,
 }
 
+/// True where PostgreSQL's table of locks is full: fewer keys at once may still find room.
+pub fn is_out_of_locks(error: &DbErr) -> bool {
+    error.to_string().contains("max_locks_per_transaction")
+        || matches!(error, DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))
+            if matches!(&**inner, sqlx::Error::Database(database) if database.code().as_deref() == Some("53200")))
+}
+
 /// Tells the two kinds of failure apart.
 ///
 /// PostgreSQL by the class of its SQLSTATE (postgresql.org/docs/current/errcodes-appendix.html): 21, 22, 23, 44 what the data is, 2F, 38, 39, P0
@@ -203,8 +211,10 @@ pub fn blame(error: &DbErr) -> Blame {
         };
     };
     let code = database.code().unwrap_or_default();
-    let surroundings = if database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
-        !["21", "22", "23", "2F", "38", "39", "44", "54", "P0", "XX"].iter().any(|class| code.starts_with(class))
+    let surroundings = if let Some(postgres) = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+        // FATAL and PANIC end the connection: they tell of the server, or of a pooler before it.
+        !matches!(postgres.severity(), PgSeverity::Error)
+            || !["21", "22", "23", "2F", "38", "39", "44", "54", "P0", "XX"].iter().any(|class| code.starts_with(class))
     } else {
         // The low byte is the primary code: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
         matches!(code.parse::<u32>().unwrap_or(0) & 0xff, 5 | 6 | 7 | 8 | 9 | 10 | 11 | 13 | 14 | 15 | 26)

@@ -76,6 +76,7 @@ async fn project_again(db: &Db, catalog: &Catalog, policy: &Policy, ids: Vec<Use
     let tx = db.write().await?;
     let now = clock(&*tx).await?;
     let mut world = load(&*tx, &needs, Access::Write).await?;
+    let users = &users | &std::mem::take(&mut world.dirty.concerned);
     let rules = Rules { catalog, policy, now };
     let changes = reproject(&mut world, &users, "plans or policy changed", ChangeSource::Schedule, None, rules);
     save(&*tx, &world, &changes, &[], catalog, now).await?;

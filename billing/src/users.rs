@@ -1,7 +1,5 @@
 //! What the host asks and tells of its users.
 
-use std::collections::BTreeSet;
-
 use entity::{
     Time, entitlement_changes,
     enums::ChangeSource,
@@ -18,13 +16,13 @@ use crate::{
     db::Db,
     policy::Policy,
     processor::{
-        load::{Access, Needs, load, load_for_user, lock_key},
+        load::{Access, Needs, load, needs_of_user},
         save::save,
     },
     projection::Projection,
     store::{
         inbox::{clock, lock_keys},
-        rowset::text_in,
+        rowset::{email_column, text_in},
     },
     usage::Window,
     world::email_key,
@@ -103,8 +101,10 @@ pub async fn put(db: &Db, catalog: &Catalog, policy: &Policy, told: UserTold) ->
     check(&told)?;
     let email = told.email.trim().to_owned();
     let tx = db.write().await?;
-    // The row may not exist yet; without this, two who make one user at once would collide.
-    lock_keys(&*tx, [lock_key(&told.id.to_string())]).await?;
+    // The same keys as the processor's, and like there before any row: the user's may not exist yet, and two who wait must not wait for
+    // each other.
+    let needs = needs_of_user(&*tx, told.id, &email).await?;
+    lock_keys(&*tx, needs.lock_keys()).await?;
     let now = clock(&*tx).await?;
     let existing = Entity::find_by_id(told.id).one(&*tx).await?;
     let created = existing.is_none();
@@ -129,8 +129,10 @@ pub async fn put(db: &Db, catalog: &Catalog, policy: &Policy, told: UserTold) ->
         }
         Entity::update(row).validate()?.exec(&*tx).await.map_err(taken)?;
     }
-    let mut world = load_for_user(&*tx, told.id, &email).await?;
-    let mut concerned = BTreeSet::new();
+    // Anew: what came in while the lock was waited for belongs to the user as well.
+    let needs = needs_of_user(&*tx, told.id, &email).await?;
+    let mut world = load(&*tx, &needs, Access::Write).await?;
+    let mut concerned = std::mem::take(&mut world.dirty.concerned);
     world.welcome(told.id, policy, &mut concerned);
     let rules = Rules { catalog, policy, now };
     let what = if created { "the user was made" } else { "the user was changed" };
@@ -164,7 +166,10 @@ pub async fn by_email(
     email: &str,
     now: Time,
 ) -> Result<Option<UserView>, DbErr> {
-    let row = Entity::find().filter(text_in(db.backend(), "lower(email)", [email_key(email)])).one(db.reader()).await?;
+    let row = Entity::find()
+        .filter(text_in(db.backend(), email_column(db.backend()), [email_key(email)]))
+        .one(db.reader())
+        .await?;
     match row {
         Some(row) => Ok(Some(view(db, catalog, policy, row, now).await?)),
         None => Ok(None),

@@ -34,7 +34,7 @@ pub struct User {
 
 /// A form of an e-mail address in which equal means the same for our purposes.
 pub fn email_key(email: &str) -> String {
-    email.trim().to_lowercase()
+    email.trim().to_ascii_lowercase()
 }
 
 /// Everything a batch can touch.
@@ -45,7 +45,6 @@ pub struct World {
     subscriptions: HashMap<SubscriptionId, Subscription>,
     invoices: HashMap<InvoiceId, Invoice>,
     user_by_email: HashMap<String, UserId>,
-    carriers: HashMap<CustomerId, UserId>,
     customers_by_link: HashMap<UserId, BTreeSet<CustomerId>>,
     subscriptions_by_customer: HashMap<CustomerId, BTreeSet<SubscriptionId>>,
     subscriptions_by_owner: HashMap<UserId, BTreeSet<SubscriptionId>>,
@@ -65,15 +64,14 @@ pub(crate) struct Dirty {
     pub(crate) moved: HashSet<SubscriptionId>,
     /// Subscriptions that had no owner and have one: whatever waited for that may go on.
     pub(crate) released: HashSet<SubscriptionId>,
+    /// Users whose projection has to be derived anew, although no event has touched them yet.
+    pub(crate) concerned: BTreeSet<UserId>,
 }
 
 impl World {
     /// Takes in a stored user.
     pub fn insert_user(&mut self, user: User) {
         self.user_by_email.insert(email_key(&user.email), user.id);
-        if let Some(customer) = &user.carried {
-            self.carriers.insert(customer.clone(), user.id);
-        }
         self.users.insert(user.id, user);
     }
 
@@ -226,7 +224,7 @@ impl World {
         concerned.extend(owner);
     }
 
-    /// Finds what belongs to a user who is new or has a new address, and takes the host's word on which customer is theirs.
+    /// Finds what belongs to a user who is new or has a new address.
     pub(crate) fn welcome(&mut self, user: UserId, policy: &Policy, concerned: &mut BTreeSet<UserId>) {
         concerned.insert(user);
         let customers: Vec<CustomerId> = self.customers.keys().cloned().collect();
@@ -261,7 +259,7 @@ impl World {
         policy: &Policy,
         concerned: &mut BTreeSet<UserId>,
     ) {
-        self.take_host_word(id, policy);
+        self.link_by_stored_address(id, policy);
         self.relink(id, previous);
         let now = self.customers.get(id).and_then(|customer| customer.link.as_ref()).map(|link| link.user);
         let both: BTreeSet<UserId> = previous.into_iter().chain(now).collect();
@@ -270,25 +268,41 @@ impl World {
         }
     }
 
-    /// A user's own row may name the customer (the host wrote it), and a stored address may by now be somebody's.
-    fn take_host_word(&mut self, id: &CustomerId, policy: &Policy) {
+    /// A stored address may by now be somebody's.
+    fn link_by_stored_address(&mut self, id: &CustomerId, policy: &Policy) {
         let Some(customer) = self.customers.get_mut(id) else { return };
-        let weak = customer.link.as_ref().is_none_or(|link| link.evidence == LinkEvidence::Email);
-        let carrier = self.carriers.get(id).copied();
-        // Where we own it to that user already, the row only mirrors what we wrote.
-        if let (true, Some(user)) = (weak, carrier.filter(|user| customer.owner != Some(*user)))
-            && customer.link.as_ref().is_none_or(|link| link.user != user)
-        {
-            let stamp = Stamp { at: Time::UNIX_EPOCH, event_id: String::new() };
-            customer.link = Some(Link { evidence: LinkEvidence::Customer, stamp, user });
-            self.dirty.customers.insert(id.clone());
-        } else if let (None, true, Some(email)) = (&customer.link, policy.link_by_email, &customer.email)
+        if let (None, true, Some(email)) = (&customer.link, policy.link_by_email, &customer.email)
             && let Some(user) = self.user_by_email.get(&email_key(email))
         {
             let stamp = customer.version.1.clone();
             customer.link = Some(Link { evidence: LinkEvidence::Email, stamp, user: *user });
             self.dirty.customers.insert(id.clone());
         }
+    }
+
+    /// A user's own row may name a customer because the host wrote it there; that ties the two. Where we own the customer to that user
+    /// already, the row only mirrors what we wrote. To be called once, on what was loaded: later the mirror lags behind.
+    pub(crate) fn take_host_words(&mut self) {
+        let mut concerned = BTreeSet::new();
+        let carriers: Vec<(CustomerId, UserId)> =
+            self.users.values().filter_map(|user| Some((user.carried.clone()?, user.id))).collect();
+        for (id, user) in carriers {
+            let customer = self.customers.entry(id.clone()).or_insert_with(|| Customer::unseen(id.clone()));
+            let weak =
+                customer.link.as_ref().is_none_or(|link| link.evidence == LinkEvidence::Email && link.user != user);
+            if !weak || customer.owner == Some(user) {
+                continue;
+            }
+            let previous = customer.link.as_ref().map(|link| link.user);
+            let stamp = Stamp { at: Time::UNIX_EPOCH, event_id: String::new() };
+            customer.link = Some(Link { evidence: LinkEvidence::Customer, stamp, user });
+            self.dirty.customers.insert(id.clone());
+            self.relink(&id, previous);
+            for user in previous.into_iter().chain([user]) {
+                self.settle_customers_of(user, &mut concerned);
+            }
+        }
+        self.dirty.concerned.extend(concerned);
     }
 
     /// Which of the customers tied to a user are theirs: all with strong evidence; of those tied by address alone the senior one, and only

@@ -21,6 +21,8 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("{now}", "now()", "(strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'))"),
     // SQLite takes NULL for the smallest value anyway.
     ("{nulls_last}", "NULLS LAST", ""),
+    // As this program compares: by bytes, and folding ASCII only, whatever the locale of the database.
+    ("{bytewise}", "COLLATE \"C\"", ""),
     ("{true}", "true", "1"),
     ("{false}", "false", "0"),
     ("{empty_object}", "'{}'::jsonb", "'{}'"),

@@ -189,7 +189,7 @@ CREATE TABLE settings (
 )";
 
 const INDEXES: &[&str] = &[
-    "CREATE UNIQUE INDEX users_email_key ON users (lower(email))",
+    "CREATE UNIQUE INDEX users_email_key ON users (lower(email {bytewise}))",
     "CREATE INDEX idx_users_stripe_customer_lookup ON users (subscription_stripe_customer_id)
         WHERE subscription_stripe_customer_id IS NOT NULL",
     "CREATE UNIQUE INDEX idx_stripe_webhooks_event_id ON stripe_webhooks (event_id)",
@@ -209,12 +209,12 @@ const INDEXES: &[&str] = &[
     "CREATE INDEX stripe_webhooks_waiting ON stripe_webhooks (waits_for) WHERE waits_for IS NOT NULL",
     "CREATE INDEX stripe_customers_user ON stripe_customers (user_id) WHERE user_id IS NOT NULL",
     "CREATE INDEX stripe_customers_link_user ON stripe_customers (link_user_id) WHERE link_user_id IS NOT NULL",
-    "CREATE INDEX stripe_customers_email ON stripe_customers (lower(email)) WHERE email IS NOT NULL",
+    "CREATE INDEX stripe_customers_email ON stripe_customers (lower(email {bytewise}))",
     "CREATE INDEX subscriptions_user ON subscriptions (user_id) WHERE user_id IS NOT NULL",
     "CREATE INDEX subscriptions_link_user ON subscriptions (link_user_id) WHERE link_user_id IS NOT NULL",
     "CREATE INDEX subscriptions_customer ON subscriptions (stripe_customer_id) WHERE stripe_customer_id IS NOT NULL",
     "CREATE INDEX subscriptions_refresh ON subscriptions (id) WHERE needs_refresh",
-    "CREATE INDEX invoices_subscription ON invoices (subscription_id, stripe_created_at DESC {nulls_last}, id DESC)
+    "CREATE INDEX invoices_subscription ON invoices (subscription_id, stripe_created_at DESC {nulls_last}, id {bytewise} DESC)
         WHERE subscription_id IS NOT NULL",
     "CREATE INDEX invoices_user ON invoices (user_id) WHERE user_id IS NOT NULL",
     "CREATE INDEX entitlement_changes_user ON entitlement_changes (user_id, changed_at DESC, id DESC)",

@@ -72,6 +72,8 @@ where
     if db.get_database_backend() == DbBackend::Postgres {
         #[expect(clippy::disallowed_methods, reason = "PostgreSQL only; the trap is SQLite's")]
         let lock = db.begin().await?;
+        // However long the other one takes.
+        lock.execute_unprepared("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0").await?;
         lock.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({LOCK_KEY})")).await?;
         work().await?;
         lock.commit().await?;

@@ -84,7 +84,7 @@ async fn within<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
 fn service<A: OpenApi>(api: A) -> OpenApiService<A, ()> {
     OpenApiService::new(api, "Trueup", env!("CARGO_PKG_VERSION"))
         .description("Keeps every user's tier, status and usage allowance true to Stripe.")
-        .license(poem_openapi::LicenseObject::new("Apache-2.0"))
+        .license(poem_openapi::LicenseObject::new("MIT"))
 }
 
 /// Every route of the server.

@@ -56,7 +56,7 @@ fn told(
     let email = session.customer_details.0.and_then(|contact| contact.email.0).or(session.customer_email.0);
     let customer = customer_id.clone().map(|id| CustomerTold {
         link: link(user, LinkEvidence::Metadata, raw.stamp),
-        email: email.map(|email| (1, Some(email))),
+        email: email.map(|email| (1, Some(email.trim().to_owned()))),
         ..CustomerTold::new(id)
     });
     let metadata: BTreeMap<String, String> = session.metadata.0.clone();

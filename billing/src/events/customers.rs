@@ -31,7 +31,7 @@ fn told(raw: &Raw<'_>, deleted: bool) -> Result<Reading, Unreadable> {
     let told = CustomerTold {
         id,
         link: link(user, LinkEvidence::Metadata, raw.stamp),
-        email: (!deleted).then_some((2, customer.email.0)),
+        email: (!deleted).then_some((2, customer.email.0.map(|email| email.trim().to_owned()))),
         deleted,
         made_at: moment(customer.created.0),
     };

@@ -39,6 +39,12 @@ fn told(raw: &Raw<'_>, ended: bool, trial_ends: bool) -> Result<Reading, Unreada
     let link = link(user, LinkEvidence::Metadata, raw.stamp);
     let kind = if raw.event_type.ends_with(".created") { Kind::Created } else { Kind::Other };
     let customer_id = subscription.customer.0.as_deref().and_then(|id| CustomerId::parse(id).ok());
+    // Without a status it says nothing of access; what is known of that stays.
+    if subscription.status.0.is_none() && !ended {
+        let told = SubscriptionTold { id, customer: customer_id, link, snapshot: None };
+        let note = Some("a subscription without a status; only named");
+        return Ok(Reading::Told(Box::new(Told { customer, subscription: Some(told), note, ..Told::default() })));
+    }
     let mut snapshot = snapshot_of(subscription);
     if ended && !snapshot.status.is_terminal() {
         snapshot.status = SubscriptionStatus::Canceled;

@@ -302,9 +302,25 @@ pub async fn retry_all(db: &Db, filter: &Filter, rules: &IntakeRules) -> Result<
     requeue(db, filter.condition(db.backend()).add(ours)).await
 }
 
+/// Rows made due in one transaction.
+const SLICE: u64 = 5000;
+
 async fn requeue(db: &Db, which: Condition) -> Result<u64, DbErr> {
     use sea_orm::ConnectionTrait;
     let now = || Expr::cust(now(db.backend()));
+    // What is due already needs no help, and would be found again and again.
+    let resting = Column::ProcessingStatus.ne(ProcessingStatus::Pending).or(Expr::col(Column::NextAttemptAt).gt(now()));
+    let slice = Query::select()
+        .column(Column::Id)
+        .from(Entity)
+        .cond_where(
+            which
+                .add(Column::SignatureVerified.eq(true))
+                .add(Column::ProcessingStatus.ne(ProcessingStatus::Processing))
+                .add(resting),
+        )
+        .limit(SLICE)
+        .take();
     let update = Query::update()
         .table(Entity)
         .value(Column::ProcessingStatus, ProcessingStatus::Pending)
@@ -316,16 +332,20 @@ async fn requeue(db: &Db, which: Condition) -> Result<u64, DbErr> {
         .value(Column::NextAttemptAt, now())
         .value(Column::ProcessedAt, Option::<Time>::None)
         .value(Column::UpdatedAt, now())
-        .cond_where(
-            which
-                .add(Column::SignatureVerified.eq(true))
-                .add(Column::ProcessingStatus.ne(ProcessingStatus::Processing)),
-        )
+        .and_where(Column::Id.in_subquery(slice))
+        // Claimed meanwhile: whoever has it, finishes it.
+        .and_where(Column::ProcessingStatus.ne(ProcessingStatus::Processing))
         .take();
-    let tx = db.write().await?;
-    let done = tx.execute(&update).await?;
-    tx.commit().await?;
-    Ok(done.rows_affected())
+    let mut requeued = 0;
+    loop {
+        let tx = db.write().await?;
+        let done = tx.execute(&update).await?.rows_affected();
+        tx.commit().await?;
+        requeued += done;
+        if done < SLICE {
+            return Ok(requeued);
+        }
+    }
 }
 
 /// Failures of one cause.
@@ -473,19 +493,29 @@ pub async fn depth(db: &Db) -> Result<Depth, DbErr> {
         failed: i64,
         parked: i64,
         oldest_pending: Option<Time>,
+        oldest_suspect: Option<Time>,
         oldest_processing: Option<Time>,
         now: Time,
     }
+    // In the very words of the queue's partial indexes; anything else would read the whole table.
+    let queue = |what: &str, crashes: &str, which: &str| {
+        format!(
+            "(SELECT {what} FROM stripe_webhooks WHERE processing_status = 'pending' AND signature_verified AND crashes {crashes}
+                AND waits_for IS {which})"
+        )
+    };
+    let sum = |which: &str| format!("{} + {}", queue("count(*)", "< 2", which), queue("count(*)", ">= 2", which));
     let sql = format!(
-        "SELECT
-            (SELECT count(*) FROM stripe_webhooks WHERE processing_status = 'pending' AND waits_for IS NULL) AS pending,
+        "SELECT {} AS pending, {} AS parked,
             (SELECT count(*) FROM stripe_webhooks WHERE processing_status = 'processing') AS processing,
             (SELECT count(*) FROM stripe_webhooks WHERE processing_status = 'failed') AS failed,
-            (SELECT count(*) FROM stripe_webhooks WHERE processing_status = 'pending' AND waits_for IS NOT NULL) AS parked,
-            (SELECT min(created_at) FROM stripe_webhooks WHERE processing_status = 'pending' AND waits_for IS NULL
-                AND signature_verified) AS oldest_pending,
+            {} AS oldest_pending, {} AS oldest_suspect,
             (SELECT min(created_at) FROM stripe_webhooks WHERE processing_status = 'processing') AS oldest_processing,
             {} AS now",
+        sum("NULL"),
+        sum("NOT NULL"),
+        queue("min(created_at)", "< 2", "NULL"),
+        queue("min(created_at)", ">= 2", "NULL"),
         now(db.backend())
     );
     let statement = Statement::from_string(db.backend(), sql);
@@ -496,7 +526,7 @@ pub async fn depth(db: &Db) -> Result<Depth, DbErr> {
         processing: row.processing,
         failed: row.failed,
         parked: row.parked,
-        oldest_pending_seconds: age(row.oldest_pending),
+        oldest_pending_seconds: age(row.oldest_pending).max(age(row.oldest_suspect)),
         oldest_processing_seconds: age(row.oldest_processing),
     })
 }

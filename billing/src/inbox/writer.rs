@@ -13,7 +13,7 @@ use std::{
 };
 
 use entity::enums::EventSource;
-use sea_orm::DbErr;
+use sea_orm::{DbBackend, DbErr};
 use tokio::{
     sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -229,11 +229,22 @@ impl Writer {
         }
     }
 
+    async fn insert(&self, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
+        if self.db.backend() == DbBackend::Postgres {
+            // One statement is one transaction.
+            return insert(self.db.reader(), events).await;
+        }
+        let tx = self.db.write().await?;
+        let recorded = insert(&*tx, events).await?;
+        tx.commit().await?;
+        Ok(recorded)
+    }
+
     /// Tries until it is done or nobody waits any more. What the surroundings refuse is tried again.
     async fn insert_until(&self, deadline: Instant, events: Vec<NewEvent>) -> Result<HashSet<String>, Failure> {
         let mut pause = Duration::from_millis(20);
         loop {
-            let attempt = timeout_at(deadline, insert(self.db.reader(), &events)).await;
+            let attempt = timeout_at(deadline, self.insert(&events)).await;
             let error = match attempt {
                 Ok(Ok(recorded)) => return Ok(recorded.into_iter().collect()),
                 Ok(Err(error)) => error,
@@ -262,7 +273,7 @@ impl Writer {
         for (event, id) in events.into_iter().zip(ids) {
             let Some(group) = waiters.remove(&id) else { continue };
             let group = BTreeMap::from([(id, group)]);
-            match insert(self.db.reader(), std::slice::from_ref(&event)).await {
+            match self.insert(std::slice::from_ref(&event)).await {
                 Ok(recorded) => self.answer(group, &recorded.into_iter().collect()),
                 Err(error) => {
                     let refused = blame(&error) == Blame::Data && Instant::now() < deadline;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     apply::{Applied, Cause, Rules, Verdict, apply},
-    db::{Blame, blame},
+    db::{Blame, blame, is_out_of_locks},
     events::{self, Reading, Told, Unreadable},
     facts::{Merge, Stamp},
     store::inbox::{self, ClaimLimits, ClaimedRow, Mark},
@@ -42,6 +42,17 @@ enum Trouble {
     Surroundings(DbErr),
     /// Somebody else holds them by now.
     LeaseLost,
+}
+
+impl Trouble {
+    /// Whether half of the events may fare better.
+    fn halves(&self) -> bool {
+        match self {
+            Self::Data(_) => true,
+            Self::Surroundings(error) => is_out_of_locks(error),
+            Self::LeaseLost => false,
+        }
+    }
 }
 
 impl From<DbErr> for Trouble {
@@ -76,7 +87,7 @@ impl Processor {
         let renewing = async {
             loop {
                 tokio::time::sleep(self.options.lease / 3).await;
-                if let Err(error) = inbox::renew(self.db.reader(), token, self.options.lease.as_secs_f64()).await {
+                if let Err(error) = self.renew(token).await {
                     tracing::warn!(%error, "a claim could not be renewed");
                 }
             }
@@ -87,6 +98,12 @@ impl Processor {
         }
         pass.batches.push((events, begun.elapsed().as_secs_f64()));
         Ok(())
+    }
+
+    async fn renew(&self, token: Uuid) -> Result<(), DbErr> {
+        let tx = self.db.write().await?;
+        inbox::renew(&*tx, token, self.options.lease.as_secs_f64()).await?;
+        tx.commit().await
     }
 
     async fn claim(&self, token: Uuid, suspects: bool) -> Result<Vec<ClaimedRow>, DbErr> {
@@ -118,6 +135,11 @@ impl Processor {
                         pass.count(Outcome::Skipped);
                     }
                 }
+                // Given back below, uncounted: the API's troubles are not the event's.
+                Err((row, ReadError::Stripe(error @ StripeError::Unavailable(_)))) => {
+                    tracing::warn!(event_id = %row.event_id, %error, "an object could not be fetched");
+                    pass.disturbed = true;
+                }
                 Err((row, error)) => self.fail(token, &row, error.kind(), &chain(error.as_error()), pass).await,
             }
         }
@@ -136,12 +158,12 @@ impl Processor {
                     let row = &group[0].row;
                     self.fail(token, row, "database", &chain(&error), pass).await;
                 }
-                Err(Trouble::Data(_)) => {
+                Err(trouble) if group.len() > 1 && trouble.halves() => {
                     let rest = group.split_off(group.len() / 2);
                     groups.push(rest);
                     groups.push(group);
                 }
-                Err(Trouble::Surroundings(error)) => {
+                Err(Trouble::Data(error) | Trouble::Surroundings(error)) => {
                     tracing::warn!(%error, "events could not be applied for reasons that are not theirs; given back");
                     pass.disturbed = true;
                     break;
@@ -370,7 +392,9 @@ fn verdict_mark(row: &ClaimedRow, applied: &Applied, now: Time, freed: impl Fn(&
             let details = match (details, applied.note) {
                 (None, None) => None,
                 (earlier, note) => {
-                    let mut details = earlier.unwrap_or_else(|| serde_json::json!({}));
+                    // SQL may have put anything there.
+                    let mut details =
+                        earlier.filter(serde_json::Value::is_object).unwrap_or_else(|| serde_json::json!({}));
                     details["note"] = serde_json::json!(note);
                     Some(details)
                 }

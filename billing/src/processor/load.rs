@@ -20,7 +20,7 @@ use crate::{
     projection::{Entitlement, Projection},
     store::{
         inbox::{lock_keys, newest_invoices},
-        rowset::{text_in, uuid_in},
+        rowset::{email_column, text_in, uuid_in},
     },
     world::{User, World, email_key},
 };
@@ -33,6 +33,8 @@ pub(crate) struct Needs {
     pub(crate) customers: BTreeSet<CustomerId>,
     pub(crate) subscriptions: BTreeSet<SubscriptionId>,
     pub(crate) invoices: BTreeSet<InvoiceId>,
+    /// Subscriptions told of without their customer.
+    pub(crate) without_customer: BTreeSet<SubscriptionId>,
 }
 
 impl Needs {
@@ -47,6 +49,9 @@ impl Needs {
         }
         if let Some(subscription) = &told.subscription {
             self.subscriptions.insert(subscription.id.clone());
+            if subscription.customer.is_none() {
+                self.without_customer.insert(subscription.id.clone());
+            }
             self.customers.extend(subscription.customer.clone());
             self.users.extend(subscription.link.as_ref().map(|link| link.user));
         }
@@ -58,14 +63,13 @@ impl Needs {
     }
 
     /// One number for each key that another transaction must keep off.
-    fn lock_keys(&self) -> Vec<i64> {
-        let texts = self
-            .customers
-            .iter()
-            .map(CustomerId::as_str)
-            .chain(self.subscriptions.iter().map(SubscriptionId::as_str))
-            .chain(self.emails.iter().map(String::as_str));
-        texts.map(lock_key).collect()
+    pub(crate) fn lock_keys(&self) -> Vec<i64> {
+        let users = self.users.iter().map(|id| lock_key(&id.to_string()));
+        let customers = self.customers.iter().map(|id| lock_key(id.as_str()));
+        let emails = self.emails.iter().map(|email| lock_key(email));
+        // A subscription belongs to one customer, and that one is locked.
+        let others = self.without_customer.iter().map(|id| lock_key(id.as_str()));
+        users.chain(customers).chain(emails).chain(others).collect()
     }
 }
 
@@ -138,7 +142,7 @@ pub(crate) async fn load(db: &impl ConnectionTrait, needs: &Needs, access: Acces
             any = any.add(uuid_in(backend, "id", new_users.iter().map(|id| id.0)));
         }
         if !emails.is_empty() {
-            any = any.add(text_in(backend, "lower(email)", std::mem::take(&mut emails)));
+            any = any.add(text_in(backend, email_column(backend), std::mem::take(&mut emails)));
         }
         if !new_customers.is_empty() {
             any = any.add(text_in(backend, "subscription_stripe_customer_id", new_customers));
@@ -156,7 +160,9 @@ pub(crate) async fn load(db: &impl ConnectionTrait, needs: &Needs, access: Acces
         let fresh: Vec<UserId> = round_users.iter().map(|row| row.id).collect();
         found_users.extend(fresh.iter().copied());
         for row in round_users {
-            world.insert_user(user(row));
+            let user = user(row);
+            customers.extend(user.carried.clone());
+            world.insert_user(user);
         }
 
         // Everything else that belongs to these users and customers.
@@ -197,23 +203,25 @@ pub(crate) async fn load(db: &impl ConnectionTrait, needs: &Needs, access: Acces
         }
     }
 
-    let mut which = Condition::any();
+    // Two queries: joined by OR, the planner would read every invoice there is.
     if !found_subscriptions.is_empty() {
-        which = which.add(newest_invoices(backend, found_subscriptions.iter().map(ToString::to_string).collect()));
-    }
-    if !needs.invoices.is_empty() {
-        which = which.add(text_in(backend, "id", needs.invoices.iter().map(ToString::to_string)));
-    }
-    if !which.is_empty() {
-        for row in invoices::Entity::find().filter(which).all(db).await? {
+        let newest = newest_invoices(backend, found_subscriptions.iter().map(ToString::to_string).collect());
+        for row in invoices::Entity::find().filter(newest).all(db).await? {
             world.insert_invoice(invoice(row));
         }
     }
+    if !needs.invoices.is_empty() {
+        let named = text_in(backend, "id", needs.invoices.iter().map(ToString::to_string));
+        for row in invoices::Entity::find().filter(named).all(db).await? {
+            world.insert_invoice(invoice(row));
+        }
+    }
+    world.take_host_words();
     Ok(world)
 }
 
-/// Loads whatever concerns a user who is new, or has a new address.
-pub(crate) async fn load_for_user(db: &impl ConnectionTrait, id: UserId, email: &str) -> Result<World, DbErr> {
+/// What concerns a user who is new, or has a new address.
+pub(crate) async fn needs_of_user(db: &impl ConnectionTrait, id: UserId, email: &str) -> Result<Needs, DbErr> {
     let backend = db.get_database_backend();
     let mut needs = Needs::default();
     needs.users.insert(id);
@@ -221,7 +229,7 @@ pub(crate) async fn load_for_user(db: &impl ConnectionTrait, id: UserId, email: 
     let named = stripe_customers::Entity::find()
         .filter(Condition::any().add(stripe_customers::Column::LinkUserId.eq(id)).add(text_in(
             backend,
-            "lower(email)",
+            email_column(backend),
             [email_key(email)],
         )))
         .all(db)
@@ -231,7 +239,7 @@ pub(crate) async fn load_for_user(db: &impl ConnectionTrait, id: UserId, email: 
     needs.customers.extend(carried.and_then(|id| CustomerId::parse(id).ok()));
     let claimed = subscriptions::Entity::find().filter(subscriptions::Column::LinkUserId.eq(id)).all(db).await?;
     needs.subscriptions.extend(claimed.into_iter().map(|row| row.id));
-    load(db, &needs, Access::Write).await
+    Ok(needs)
 }
 
 pub(crate) fn user(row: users::Model) -> User {

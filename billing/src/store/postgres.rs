@@ -72,4 +72,4 @@ SELECT count(*) FROM (SELECT pg_advisory_xact_lock(key) FROM (SELECT DISTINCT un
 /// Newest speaking invoice of each subscription.
 pub(crate) const NEWEST_INVOICES: &str = "id IN (SELECT (SELECT i.id FROM invoices AS i WHERE i.subscription_id = s.id
     AND i.billing_reason IN ('subscription_create', 'subscription_cycle', 'subscription_threshold', 'subscription_update')
-    ORDER BY i.stripe_created_at DESC NULLS LAST, i.id DESC LIMIT 1) FROM unnest($1::text[]) AS s (id))";
+    ORDER BY i.stripe_created_at DESC NULLS LAST, i.id COLLATE \"C\" DESC LIMIT 1) FROM unnest($1::text[]) AS s (id))";

@@ -108,6 +108,11 @@ pub(crate) fn text_in(backend: DbBackend, column: &str, texts: impl IntoIterator
     }
 }
 
+/// The column `email` as addresses are compared: ASCII letters folded, whatever the locale of the database.
+pub(crate) fn email_column(backend: DbBackend) -> &'static str {
+    if backend == DbBackend::Postgres { "lower(email COLLATE \"C\")" } else { "lower(email)" }
+}
+
 /// `column` is one of `ids`.
 pub(crate) fn uuid_in(backend: DbBackend, column: &str, ids: impl IntoIterator<Item = uuid::Uuid>) -> SimpleExpr {
     if backend == DbBackend::Postgres {

@@ -1,5 +1,7 @@
 //! Histories of a customer as Stripe would tell them, generated.
 
+use std::collections::BTreeMap;
+
 use billing::samples::{
     ApiVersion, CheckoutSessionSample, CustomerSample, InvoiceSample, Metadata, SubscriptionSample, event,
 };
@@ -98,6 +100,8 @@ struct World {
     subscriptions: Vec<SubscriptionSample>,
     invoices: usize,
     rival: Option<CustomerSample>,
+    /// The invoice of each subscription that waits for its payment.
+    unpaid: BTreeMap<usize, InvoiceSample>,
     events: Vec<Value>,
 }
 
@@ -216,13 +220,18 @@ impl World {
             }
             Step::FailPayment => {
                 self.subscriptions[index].status = "past_due".into();
-                let invoice = self.invoice(index, "subscription_cycle", "open").render(self.version);
-                self.tell("invoice.payment_failed", invoice);
+                let invoice = self.invoice(index, "subscription_cycle", "open");
+                self.tell("invoice.finalized", invoice.render(self.version));
+                self.tell("invoice.payment_failed", invoice.render(self.version));
+                self.unpaid.insert(index, invoice);
                 self.tell_subscription(index, "customer.subscription.updated");
             }
             Step::PayLate if self.subscriptions[index].status == "past_due" => {
                 self.subscriptions[index].status = "active".into();
-                let invoice = self.invoice(index, "subscription_cycle", "paid").render(self.version);
+                let Some(mut invoice) = self.unpaid.remove(&index) else { return };
+                invoice.status = "paid".into();
+                invoice.paid_at = Some(now);
+                let invoice = invoice.render(self.version);
                 self.tell("invoice.payment_succeeded", invoice.clone());
                 self.tell("invoice.paid", invoice);
                 self.tell_subscription(index, "customer.subscription.updated");
@@ -275,6 +284,7 @@ pub(crate) fn play(script: &Script, version: ApiVersion) -> (Vec<Value>, (String
         subscriptions: Vec::new(),
         invoices: 0,
         rival: None,
+        unpaid: BTreeMap::new(),
         events: Vec::new(),
     };
     let object = world.customer.render(version);

@@ -3,10 +3,14 @@
 use billing::{
     policy::Policy,
     processor::{Outcome, ProcessorOptions},
+    reprojection::reproject_if_rules_changed,
     samples::{ApiVersion, CheckoutSessionSample, CustomerSample, Metadata, SubscriptionSample},
     users::{self, UserTold},
 };
-use entity::{enums::ProcessingStatus, ids::UserId};
+use entity::{
+    enums::ProcessingStatus,
+    ids::{CustomerId, UserId},
+};
 use serde_json::Value;
 use testkit::on_each;
 
@@ -185,6 +189,76 @@ fn the_hosts_own_word_on_a_users_customer_is_taken() {
         desk.sql("UPDATE users SET subscription_stripe_customer_id = 'cus_7'").await;
         desk.apply(&[anonymous("evt_1", "sub_1", "cus_7", "pro")]).await;
         assert_eq!(desk.standing(user).await, "pro active access");
+        desk.close().await;
+    });
+}
+
+#[test]
+fn the_hosts_word_outlives_whatever_is_derived_before_stripe_is_heard() {
+    on_each(|test_db| async {
+        let desk = Desk::new(test_db).await;
+        let user = user_id(1);
+        desk.put(user, "a@example.com").await;
+        desk.sql("UPDATE users SET subscription_stripe_customer_id = 'cus_7'").await;
+        desk.put(user, "b@example.com").await;
+        reproject_if_rules_changed(&desk.db, &desk.catalog, &desk.policy).await.expect("an answer");
+        let customer = desk.user(user).await.projection.customer;
+        assert_eq!(customer.as_ref().map(CustomerId::as_str), Some("cus_7"));
+        desk.apply(&[anonymous("evt_1", "sub_1", "cus_7", "pro")]).await;
+        assert_eq!(desk.standing(user).await, "pro active access");
+        desk.close().await;
+    });
+}
+
+#[test]
+fn a_customer_that_takes_anothers_address_goes_over_to_them_however_events_are_cut() {
+    on_each(|test_db| async {
+        let desk = Desk::new(test_db).await;
+        let (one, two) = (user_id(1), user_id(2));
+        desk.put(one, "one@example.com").await;
+        desk.put(two, "two@example.com").await;
+        let mut first = customer("cus_1", "one@example.com", NOW - 2000);
+        desk.apply(&[known("evt_1", 900, &first), anonymous("evt_2", "sub_1", "cus_1", "pro")]).await;
+        assert_eq!(desk.standing(one).await, "pro active access");
+        first.email = Some("two@example.com".into());
+        let moved = told("evt_3", "customer.updated", 400, first.render(ApiVersion::LATEST));
+        // In one batch with another event of the customer: our own mirror must not pass for the host's word.
+        desk.apply(&[moved, anonymous("evt_4", "sub_2", "cus_1", "starter")]).await;
+        assert_eq!(desk.standing(one).await, "free active no access");
+        assert_eq!(desk.standing(two).await, "pro active access");
+        desk.close().await;
+    });
+}
+
+#[test]
+fn users_can_be_told_while_their_events_are_applied() {
+    on_each(|test_db| async {
+        let options = ProcessorOptions { batch_events: 5, ..ProcessorOptions::default() };
+        let desk = Desk::with(test_db, Policy::default(), options).await;
+        let users: Vec<UserId> = (1..=8).map(user_id).collect();
+        for (n, user) in users.iter().enumerate() {
+            desk.put(*user, &format!("u{n}@example.com")).await;
+        }
+        for n in 0..80 {
+            let user = users[n % users.len()];
+            desk.deliver(&naming(&format!("evt_{n}"), &format!("sub_{n}"), &format!("cus_{user}"), user)).await;
+        }
+        let telling = async {
+            for round in 0..10 {
+                let puts = users.iter().enumerate().map(|(n, user)| {
+                    let desk = &desk;
+                    async move { desk.put(*user, &format!("u{n}.{round}@example.com")).await }
+                });
+                futures::future::join_all(puts).await;
+            }
+        };
+        // `put` fails the test where it is refused, as it would be were the two to wait for each other.
+        let (pass, ()) = tokio::join!(desk.work(), telling);
+        assert!(!pass.disturbed, "{pass:?}");
+        desk.work().await;
+        for user in &users {
+            assert_eq!(desk.standing(*user).await, "pro active access");
+        }
         desk.close().await;
     });
 }

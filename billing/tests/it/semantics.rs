@@ -373,6 +373,23 @@ fn a_price_that_no_plan_names_grants_nothing_and_an_unknown_status_gives_no_acce
 }
 
 #[test]
+fn a_snapshot_without_a_status_takes_nothing_away() {
+    on_each(|test_db| async {
+        let desk = Desk::new(test_db).await;
+        let user = user_id(1);
+        desk.put(user, "a@example.com").await;
+        let sub = subscription(user, "pro", "active");
+        let mut broken = sub.render(ApiVersion::LATEST);
+        broken["status"] = json!(null);
+        desk.apply(&[updated("evt_1", 300, &sub), told("evt_2", "customer.subscription.updated", 200, broken)]).await;
+        assert_eq!(desk.standing(user).await, "pro active access");
+        let note = desk.event("evt_2").await.processing_error_details.expect("a note");
+        assert_eq!(note["note"], "a subscription without a status; only named");
+        desk.close().await;
+    });
+}
+
+#[test]
 fn a_deleted_customer_ends_its_subscriptions_even_where_it_was_deleted_before_it_was_seen() {
     on_each(|test_db| async {
         let desk = Desk::new(test_db).await;

@@ -146,7 +146,7 @@ fn escape(bytes: &[u8], at: usize, output: &mut Output<'_>) -> usize {
     at + 6
 }
 
-/// The code unit of a whole `\uXXXX` at `at`.
+/// The code unit of a whole `\u` escape at `at`.
 fn unicode_escape(bytes: &[u8], at: usize) -> Option<u16> {
     let &[b'\\', b'u', ref digits @ ..] = bytes.get(at..at + 6)? else { return None };
     digits.iter().try_fold(0, |unit, &digit| {

@@ -22,7 +22,7 @@ use crate::{
         save::save,
     },
     store::{
-        inbox::clock,
+        inbox::{clock, lock_keys},
         rowset::{OnConflict, upsert},
     },
 };
@@ -75,6 +75,7 @@ async fn project_again(db: &Db, catalog: &Catalog, policy: &Policy, ids: Vec<Use
     let needs = Needs { users: users.clone(), ..Needs::default() };
     let tx = db.write().await?;
     let now = clock(&*tx).await?;
+    lock_keys(&*tx, needs.lock_keys()).await?;
     let mut world = load(&*tx, &needs, Access::Write).await?;
     let users = &users | &std::mem::take(&mut world.dirty.concerned);
     let rules = Rules { catalog, policy, now };

@@ -129,7 +129,8 @@ pub async fn put(db: &Db, catalog: &Catalog, policy: &Policy, told: UserTold) ->
         }
         Entity::update(row).validate()?.exec(&*tx).await.map_err(taken)?;
     }
-    // Anew: what came in while the lock was waited for belongs to the user as well.
+    // Anew: what came in while the lock was waited for belongs to the user as well. No further keys are taken now that the row is held;
+    // whoever holds one of them waits for the row, and derives from what is written here.
     let needs = needs_of_user(&*tx, told.id, &email).await?;
     let mut world = load(&*tx, &needs, Access::Write).await?;
     let mut concerned = std::mem::take(&mut world.dirty.concerned);

@@ -219,6 +219,7 @@ impl Processor {
             needs.add(&event.told);
         }
         let tx = self.db.write().await?;
+        inbox::lock_keys(&*tx, needs.lock_keys()).await?;
         let mut world = load(&*tx, &needs, Access::Write).await?;
         let now = group[0].row.db_now;
         let rules = Rules { catalog: &self.catalog, policy: &self.policy, now };

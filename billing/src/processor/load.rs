@@ -19,7 +19,7 @@ use crate::{
     facts::{Customer, Invoice, InvoiceSnapshot, Item, Kind, Link, Rank, Snapshot, Stamp, Subscription, Version},
     projection::{Entitlement, Projection},
     store::{
-        inbox::{lock_keys, newest_invoices},
+        inbox::newest_invoices,
         rowset::{email_column, text_in, uuid_in},
     },
     world::{User, World, email_key},
@@ -82,7 +82,7 @@ pub(crate) fn lock_key(text: &str) -> i64 {
 /// Whether what is loaded is to be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Within a transaction that may write: everything is locked first.
+    /// Within a transaction that may write: users are locked before what belongs to them is read.
     Write,
     /// To be looked at only.
     Read,
@@ -90,14 +90,11 @@ pub(crate) enum Access {
 
 /// Loads everything that the events' consequences can reach.
 ///
-/// For writing, first the objects the events name are locked by key, since their rows may not exist yet; then, as it comes out who they belong to,
-/// the users' rows. What belongs to a locked user is read after the lock was given, so no projection is computed from what another
-/// transaction is about to change.
+/// For writing, the caller first locks [`Needs::lock_keys`], since the rows of what the events name may not exist yet; here the users' rows are
+/// locked as it comes out whose they are. Keys always before rows: so two who wait do not wait for each other. What belongs to a
+/// locked user is read after the lock was given, so no projection is computed from what another transaction is about to change.
 pub(crate) async fn load(db: &impl ConnectionTrait, needs: &Needs, access: Access) -> Result<World, DbErr> {
     let backend = db.get_database_backend();
-    if access == Access::Write {
-        lock_keys(db, needs.lock_keys()).await?;
-    }
 
     let mut world = World::default();
     let mut found_users: BTreeSet<UserId> = BTreeSet::new();

@@ -1,6 +1,5 @@
 //! From subscriptions to a user's tier: pure functions of the facts, the catalogue and the moment.
 
-use chrono::TimeDelta;
 use entity::{
     Time,
     enums::SubscriptionStatus,
@@ -133,11 +132,6 @@ impl Standing<'_> {
             None => (items.first(), None),
         }
     }
-
-    /// True where it pays for something no plan names.
-    pub fn unmapped(&self, catalog: &Catalog) -> bool {
-        self.counts() && !self.status().is_terminal() && self.deciding_item(catalog).1.is_none()
-    }
 }
 
 /// How a subscription that does not entitle ranks among its like: the higher tells the user's status.
@@ -246,12 +240,4 @@ pub fn project(
 /// The status a user is shown: the ended ones read `canceled`.
 fn shown(status: &SubscriptionStatus) -> String {
     if status.is_terminal() { "canceled".to_owned() } else { status.as_str().to_owned() }
-}
-
-/// The longest grace that makes sense, in days: a hundred years.
-pub const MAX_GRACE_DAYS: i64 = 36_525;
-
-/// A grace of whole days.
-pub fn grace_days(days: i64) -> TimeDelta {
-    TimeDelta::days(days.clamp(0, MAX_GRACE_DAYS))
 }

@@ -439,14 +439,10 @@ pub async fn stats(db: &Db, hours: u32, now: Time) -> Result<Stats, DbErr> {
     by_status.extend(rows.into_iter().map(|row| (row.status.as_str(), row.events)));
     let count = |status: &str| Expr::cust(format!("count(CASE WHEN processing_status IN ({status}) THEN 1 END)"));
     let seconds = if backend == DbBackend::Postgres {
-        "avg(extract(epoch FROM processed_at - created_at)) FILTER (WHERE processing_status = 'completed')::double precision"
+        "(avg(extract(epoch FROM processed_at - created_at)) FILTER (WHERE processing_status = 'completed'))::double precision"
     } else {
-        "avg(CASE WHEN processing_status = 'completed' THEN unixepoch(processed_at, 'subsec') - unixepoch(created_at, 'subsec') END)"
-    };
-    let seconds = if backend == DbBackend::Postgres {
-        format!("({seconds})").replace(")::double precision)", "))::double precision")
-    } else {
-        seconds.to_owned()
+        "avg(CASE WHEN processing_status = 'completed'
+            THEN unixepoch(processed_at, 'subsec') - unixepoch(created_at, 'subsec') END)"
     };
     let by_type = Entity::find()
         .select_only()

@@ -3,7 +3,6 @@
 use billing::{
     policy::Policy,
     processor::{Outcome, ProcessorOptions},
-    projection::grace_days,
     samples::{
         ApiVersion, ChargeSample, CheckoutSessionSample, CustomerSample, DisputeSample, InvoiceSample, Metadata,
         SubscriptionSample, event, thin_event,
@@ -279,7 +278,7 @@ fn void_and_uncollectible_invoices_say_nothing_and_status_never_goes_back() {
 #[test]
 fn past_due_ends_access_when_the_grace_is_over() {
     on_each(|test_db| async {
-        let policy = Policy { past_due_grace: Some(grace_days(3)), ..Policy::default() };
+        let policy = Policy { past_due_grace: Some(chrono::TimeDelta::days(3)), ..Policy::default() };
         let desk = Desk::with(test_db, policy, ProcessorOptions::default()).await;
         let user = user_id(1);
         desk.put(user, "a@example.com").await;

@@ -8,6 +8,7 @@ use entity::{
     ids::{CustomerId, SubscriptionId, UserId},
 };
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     catalog::Catalog,
@@ -80,6 +81,8 @@ pub struct Change {
     pub source: ChangeSource,
     /// The event, where one did.
     pub event_id: Option<String>,
+    /// The reconciliation, where one did.
+    pub reconciliation: Option<Uuid>,
     /// For people.
     pub reason: String,
 }
@@ -153,7 +156,15 @@ pub(crate) fn reproject(
         world.set_projection(id, after);
         if before != entitlement {
             let event_id = stamp.map(|stamp| stamp.event_id.clone());
-            changes.push(Change { user: id, before, after: entitlement, source, event_id, reason });
+            changes.push(Change {
+                user: id,
+                before,
+                after: entitlement,
+                source,
+                event_id,
+                reconciliation: None,
+                reason,
+            });
         }
     }
     changes

@@ -17,6 +17,8 @@ use sea_orm::{
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::store::fence;
+
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct DbOptions {
@@ -38,12 +40,23 @@ impl Default for DbOptions {
     }
 }
 
+/// The lease under which a job writes. Its token rises whenever somebody else takes the lease over, so a run that was thought dead and
+/// comes back can write nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// Name of the job.
+    pub job: &'static str,
+    /// The token of this holder.
+    pub token: i64,
+}
+
 /// A pool of connections to one database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Db {
     connection: DatabaseConnection,
     backend: DbBackend,
     sqlite_writer: Arc<Mutex<()>>,
+    fence: Option<Arc<Fence>>,
 }
 
 impl Db {
@@ -95,8 +108,27 @@ impl Db {
         self.backend
     }
 
+    /// The same database, where nothing can be written once the lease is lost: every [`Db::write`] checks it first.
+    #[must_use]
+    pub fn fenced(&self, fence: Fence) -> Self {
+        Self { fence: Some(Arc::new(fence)), ..self.clone() }
+    }
+
     /// Begins a transaction that may write.
+    ///
+    /// # Errors
+    /// Those of the database; and [`is_lease_lost`] where this is the database of a job whose lease another run has by now.
     pub async fn write(&self) -> Result<WriteTx, DbErr> {
+        let tx = self.begin().await?;
+        if let Some(fence) = &self.fence
+            && !fence::holds(&*tx, fence.job, fence.token).await?
+        {
+            return Err(DbErr::Custom(LEASE_LOST.to_owned()));
+        }
+        Ok(tx)
+    }
+
+    async fn begin(&self) -> Result<WriteTx, DbErr> {
         if self.backend != DbBackend::Sqlite {
             let tx = self.connection.begin_with_options(TransactionOptions::default()).await?;
             return Ok(WriteTx { tx, _turn: None });
@@ -124,7 +156,7 @@ impl Db {
 impl From<DatabaseConnection> for Db {
     fn from(connection: DatabaseConnection) -> Self {
         let backend = connection.get_database_backend();
-        Self { connection, backend, sqlite_writer: Arc::new(Mutex::new(())) }
+        Self { connection, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
     }
 }
 
@@ -175,6 +207,13 @@ pub enum Blame {
     Surroundings,
 }
 
+const LEASE_LOST: &str = "another run of this job has taken its lease over; nothing of this run is written any more";
+
+/// True where a job could not write because its lease is lost.
+pub fn is_lease_lost(error: &DbErr) -> bool {
+    matches!(error, DbErr::Custom(text) if text == LEASE_LOST)
+}
+
 /// True where PostgreSQL's table of locks is full: fewer keys at once may still find room.
 pub fn is_out_of_locks(error: &DbErr) -> bool {
     error.to_string().contains("max_locks_per_transaction")
@@ -195,6 +234,7 @@ pub fn blame(error: &DbErr) -> Blame {
     else {
         return match error {
             DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => Blame::Surroundings,
+            error if is_lease_lost(error) => Blame::Surroundings,
             _ => Blame::Data,
         };
     };

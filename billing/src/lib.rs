@@ -15,8 +15,8 @@
 //! Around it:
 //! - [`users`]: what the host asks and tells
 //! - [`reprojection`]: what a changed catalogue changes
-//! - [`stripe`]: the one service that is not ours
-//! - [`db`]: connections and transactions
+//! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event
+//! - [`db`]: connections and transactions; [`progress`]: how far long work has come
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
 
 pub mod apply;
@@ -25,11 +25,13 @@ pub mod db;
 pub mod event;
 pub mod events;
 pub mod facts;
+pub mod fetched;
 pub mod inbox;
 pub mod json_text;
 pub mod lenient;
 pub mod policy;
 pub mod processor;
+pub mod progress;
 pub mod projection;
 pub mod reprojection;
 pub mod samples;

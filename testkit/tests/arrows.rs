@@ -10,7 +10,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("migration", &[]),
     ("metrics", &[]),
     ("billing", &["entity"]),
-    ("api", &["billing", "entity", "metrics", "migration"]),
+    ("scheduler", &["billing", "entity"]),
+    ("api", &["billing", "entity", "metrics", "migration", "scheduler"]),
     ("testkit", &["migration"]),
     ("bench", &["billing"]),
 ];
@@ -24,6 +25,10 @@ const KEPT_TO: &[(&str, &[&str])] = &[
     ("tracing-subscriber", &["api"]),
     ("prometheus", &["metrics"]),
     ("hmac", &["billing"]),
+    ("tokio-cron-scheduler", &["scheduler"]),
+    ("croner", &["scheduler"]),
+    ("governor", &["billing"]),
+    ("lettre", &["billing"]),
     ("sea-orm-migration", &["migration"]),
 ];
 

@@ -24,7 +24,7 @@ use crate::{
     events::{self, Reading, Told, Unreadable},
     facts::{Merge, Stamp},
     store::inbox::{self, ClaimLimits, ClaimedRow, Mark},
-    stripe::StripeError,
+    stripe::{Lane, Resource, StripeError},
 };
 
 /// An event that was claimed and read.
@@ -136,7 +136,7 @@ impl Processor {
                     }
                 }
                 // Given back below, uncounted: the API's troubles are not the event's.
-                Err((row, ReadError::Stripe(error @ StripeError::Unavailable(_)))) => {
+                Err((row, ReadError::Stripe(error))) if error.may_pass() => {
                     tracing::warn!(event_id = %row.event_id, %error, "an object could not be fetched");
                     pass.disturbed = true;
                 }
@@ -193,7 +193,10 @@ impl Processor {
                 return Ok(Read::Nothing(row, "a thin event, and no STRIPE_SECRET_KEY to fetch its object with"));
             }
             (Reading::Thin(related), Some(stripe)) => {
-                let fetched = match stripe.fetch(&related).await {
+                let Some(resource) = Resource::of(&related) else {
+                    return Ok(Read::Nothing(row, "a thin event about a kind of object that changes nothing here"));
+                };
+                let fetched = match stripe.get(&resource, Lane::Live).await {
                     Ok(fetched) => fetched,
                     Err(error) => return Err((row, error.into())),
                 };

@@ -142,6 +142,12 @@ impl Processor {
         Self { db, catalog, policy, options: Arc::new(options), stripe }
     }
 
+    /// The same processor on another handle of the database, for example one that is fenced by a job's lease.
+    #[must_use]
+    pub fn on(&self, db: Db) -> Self {
+        Self { db, ..self.clone() }
+    }
+
     /// Gives back what this instance had claimed before it was started anew. Counts as a crash: whoever starts did not stop in order.
     pub async fn release_own(&self) -> Result<u64, DbErr> {
         let tx = self.db.write().await?;

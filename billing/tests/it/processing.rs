@@ -7,7 +7,7 @@ use billing::{
     policy::Policy,
     processor::{Outcome, ProcessorOptions},
     samples::ApiVersion,
-    stripe::{Fetched, Stripe, StripeError},
+    stripe::{Collection, Fetched, Lane, Page, Resource, Stripe, StripeError},
 };
 use chrono::{TimeDelta, Utc};
 use entity::{Time, enums::ProcessingStatus, ids::EventId};
@@ -324,12 +324,16 @@ struct OneSubscription(String);
 
 #[async_trait::async_trait]
 impl Stripe for OneSubscription {
-    async fn fetch(&self, related: &billing::events::Related) -> Result<Fetched, StripeError> {
-        if related.id == "sub_1" {
+    async fn get(&self, resource: &Resource, _: Lane) -> Result<Fetched, StripeError> {
+        if resource.id() == "sub_1" {
             let at = Time::from_timestamp(NOW, 0).expect("a moment");
             return Ok(Fetched { object: self.0.clone(), at });
         }
-        Err(StripeError::Missing { kind: related.kind.clone(), id: related.id.clone() })
+        Err(StripeError::Missing { kind: resource.kind(), id: resource.id().to_owned(), request: None })
+    }
+
+    async fn list(&self, _: &Collection, _: Option<&str>, _: Lane) -> Result<Page, StripeError> {
+        Err(StripeError::Unavailable { reason: "this one keeps no lists".to_owned(), request: None })
     }
 }
 

@@ -6,8 +6,9 @@
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
+use entity::Time;
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
     sqlx::{
         self, Connection as _, PgConnection,
@@ -17,7 +18,7 @@ use sea_orm::{
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::store::fence;
+use crate::store::{fence, inbox};
 
 /// How to connect.
 #[derive(Debug, Clone)]
@@ -205,6 +206,16 @@ pub enum Blame {
     Data,
     /// Connection, lock, disk, memory, shutdown: the same statement may succeed later.
     Surroundings,
+}
+
+/// The database's clock, as an expression of SQL: what leases and due times go by. It moves within a transaction.
+pub fn now(backend: DbBackend) -> &'static str {
+    inbox::now(backend)
+}
+
+/// The database's clock.
+pub async fn clock(db: &impl ConnectionTrait) -> Result<Time, DbErr> {
+    inbox::clock(db).await
 }
 
 const LEASE_LOST: &str = "another run of this job has taken its lease over; nothing of this run is written any more";

@@ -156,6 +156,38 @@ text_enum!(
     }
 );
 
+text_enum!(
+    /// How the run of a job ended.
+    RunOutcome {
+        /// It has not ended yet; or its process died, and nobody has looked since.
+        Running = "running",
+        /// It did all it had to.
+        Succeeded = "succeeded",
+        /// It could not.
+        Failed = "failed",
+        /// It could have gone on, and did not, so that nobody is hurt.
+        Refused = "refused",
+        /// Its process stopped or died, or lost its lease.
+        Interrupted = "interrupted",
+        /// It took longer than it may.
+        TimedOut = "timed_out",
+        /// Something it needs is not set up.
+        NotConfigured = "not_configured",
+    }
+);
+
+text_enum!(
+    /// What a run of a job was started by.
+    RunTrigger {
+        /// The clock.
+        Scheduled = "scheduled",
+        /// A slot that passed while nobody could run it, or whose run was cut off.
+        CatchUp = "catch_up",
+        /// A person.
+        Manual = "manual",
+    }
+);
+
 /// Status of a subscription as Stripe names it. Open: an unknown value is kept as it came and gives no access
 /// (docs.stripe.com/billing/subscriptions/overview; Stripe adds enum values without notice).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, DeriveValueType)]
@@ -257,6 +289,13 @@ mod tests {
     fn an_unknown_value_is_named_beside_what_would_be_right() {
         let error = "done".parse::<ProcessingStatus>().expect_err("`done` is no status");
         assert_eq!(error.to_string(), "`done` is not one of pending, processing, completed, failed, skipped");
+    }
+
+    #[test]
+    fn the_outcomes_of_runs_read_back_too() {
+        for outcome in RunOutcome::ALL {
+            assert_eq!(outcome.as_str().parse(), Ok(*outcome));
+        }
     }
 
     #[test]

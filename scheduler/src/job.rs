@@ -50,7 +50,8 @@ pub struct JobContext {
     pub db: Db,
     /// Everything else.
     pub tools: Arc<Tools>,
-    /// Cancelled when the run should end: it finishes or gives up the transaction it is in, and returns.
+    /// Cancelled when the run should end: it finishes or gives up the transaction it is in, and returns. With work left undone for that, it
+    /// returns [`JobError::CutOff`], and its slot is run again; what returns `Ok` counts as done.
     pub stop: CancellationToken,
     /// How far it has come.
     pub progress: Progress,

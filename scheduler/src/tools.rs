@@ -1,12 +1,18 @@
 //! What jobs work with; put together once, where the process is put together.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use billing::{catalog::Catalog, inbox::IntakeRules, policy::Policy, processor::Processor, stripe::Stripe};
+use billing::{
+    catalog::Catalog,
+    inbox::IntakeRules,
+    policy::Policy,
+    processor::{self, Processor},
+    stripe::Stripe,
+};
 use tokio::sync::Notify;
 
 /// Everything that some job needs, but for the database, which every run gets fenced by its lease ([`crate::JobContext::db`]).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tools {
     /// The plans.
     pub catalog: Arc<Catalog>,
@@ -18,6 +24,14 @@ pub struct Tools {
     pub stripe: Option<Arc<dyn Stripe>>,
     /// Applies events; a job works on its own database with [`Processor::on`].
     pub processor: Processor,
+    /// Is told of every pass in which a job applied events, as it is of the processor's own.
+    pub passes: processor::Observer,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+}
+
+impl fmt::Debug for Tools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tools").field("stripe", &self.stripe).finish_non_exhaustive()
+    }
 }

@@ -2,8 +2,10 @@
 //!
 //! - [`Inbox`]: takes verified events, many at a time, and answers once they are committed
 //! - [`fn@route`]: which events are ours to apply
+//! - [`parked`]: parked events whose user has come unannounced
 //! - [`records`]: what a person asks of the inbox: lists, one event, figures, another try
 
+pub mod parked;
 pub mod records;
 mod route;
 mod writer;

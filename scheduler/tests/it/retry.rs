@@ -1,0 +1,1 @@
+//! The job that applies what is due and was not applied.

@@ -2,10 +2,12 @@
 //!
 //! - [`rowset`]: reads and upserts of whole sets of entity rows, derived from the entities themselves
 //! - [`fence`]: whether a job still holds its lease
+//! - [`reconcile`]: moments before the database's clock
 //! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
 
 pub(crate) mod fence;
 pub(crate) mod inbox;
 mod postgres;
+pub(crate) mod reconcile;
 pub(crate) mod rowset;
 mod sqlite;

@@ -263,7 +263,12 @@ fn look_at(endpoint: &Endpoint, expected: &Expected) -> Vec<Finding> {
     if !endpoint.enabled {
         let remedy = "mend what made it fail, enable it at Stripe (Developers, Webhooks), then run `trueup recover` and `trueup reconcile`: what Stripe \
                       made while it was disabled is never sent again";
-        add(FindingKind::Disabled, Severity::Bad, format!("the endpoint {id} is disabled: Stripe delivers nothing"), remedy);
+        add(
+            FindingKind::Disabled,
+            Severity::Bad,
+            format!("the endpoint {id} is disabled: Stripe delivers nothing"),
+            remedy,
+        );
     }
     let lacks = |types: &mut dyn Iterator<Item = &'static str>| -> Vec<&'static str> {
         types.filter(|event_type| !endpoint.listens_to(event_type)).collect()
@@ -274,14 +279,15 @@ fn look_at(endpoint: &Endpoint, expected: &Expected) -> Vec<Finding> {
     }
     let listen = "let it listen to them as well at Stripe (Developers, Webhooks, Update details), or to every event";
     if !essential.is_empty() {
-        let what = format!("the endpoint {id} does not listen to {}, without which tiers go wrong", essential.join(", "));
+        let what =
+            format!("the endpoint {id} does not listen to {}, without which tiers go wrong", essential.join(", "));
         add(FindingKind::EssentialEvents, Severity::Bad, what, listen);
     }
     // Whoever hears of every payment need not hear of it twice.
     let paid = endpoint.listens_to(PAID[0]);
-    let rest = lacks(&mut event_types().filter(|event_type| {
-        !ESSENTIAL.contains(event_type) && !(paid && *event_type == PAID[1]) && !essential.contains(event_type)
-    }));
+    let told = |event_type: &&str| ESSENTIAL.contains(event_type) || essential.contains(event_type);
+    let covered = |event_type: &&str| paid && *event_type == PAID[1];
+    let rest = lacks(&mut event_types().filter(|event_type| !told(event_type) && !covered(event_type)));
     if !rest.is_empty() {
         let what = format!("the endpoint {id} does not listen to {}", rest.join(", "));
         add(FindingKind::SomeEvents, Severity::Warn, what, listen);
@@ -290,12 +296,21 @@ fn look_at(endpoint: &Endpoint, expected: &Expected) -> Vec<Finding> {
         && ours != theirs
     {
         let mode = |live| if live { "live" } else { "test" };
-        let what = format!("the endpoint {id} is of the {} mode, and this server serves {} mode", mode(theirs), mode(ours));
-        add(FindingKind::Mode, Severity::Bad, what, "make one in the right mode, or correct STRIPE_LIVEMODE and STRIPE_SECRET_KEY");
+        let what =
+            format!("the endpoint {id} is of the {} mode, and this server serves {} mode", mode(theirs), mode(ours));
+        add(
+            FindingKind::Mode,
+            Severity::Bad,
+            what,
+            "make one in the right mode, or correct STRIPE_LIVEMODE and STRIPE_SECRET_KEY",
+        );
     }
     if let Some(version) = endpoint.api_version.as_deref().filter(|version| *version < OLDEST_API_VERSION) {
-        let what = format!("the endpoint {id} sends payloads of the API version {version}; the oldest that is read here is {OLDEST_API_VERSION}");
-        let remedy = "make a new endpoint with a newer version (an endpoint's version cannot be changed), and delete this one";
+        let what = format!(
+            "the endpoint {id} sends payloads of the API version {version}; the oldest that is read here is {OLDEST_API_VERSION}"
+        );
+        let remedy =
+            "make a new endpoint with a newer version (an endpoint's version cannot be changed), and delete this one";
         add(FindingKind::ApiVersion, Severity::Warn, what, remedy);
     }
     if endpoint.events.iter().any(|event| event == "invoice.created") {
@@ -378,7 +393,8 @@ mod tests {
         let some: Vec<_> = event_types().filter(|t| *t != "charge.refunded").collect();
         let report = judge(&[endpoint(|e| e["enabled_events"] = json!(some))], &expected());
         assert!(report.healthy && report.findings[0].what.contains("charge.refunded"), "{report:?}");
-        let few: Vec<_> = event_types().filter(|t| *t != "customer.subscription.deleted" && *t != "charge.refunded").collect();
+        let few: Vec<_> =
+            event_types().filter(|t| *t != "customer.subscription.deleted" && *t != "charge.refunded").collect();
         let found = kinds(&[endpoint(|e| e["enabled_events"] = json!(few))]);
         assert_eq!(found, [(FindingKind::EssentialEvents, Severity::Bad), (FindingKind::SomeEvents, Severity::Warn)]);
         let unpaid: Vec<_> = event_types().filter(|t| !PAID.contains(t)).collect();
@@ -392,7 +408,10 @@ mod tests {
         assert_eq!(kinds(&[listens]), [(FindingKind::InvoiceCreated, Severity::Warn)]);
         let old = endpoint(|e| e["api_version"] = json!("2016-07-06"));
         assert_eq!(kinds(&[old]), [(FindingKind::ApiVersion, Severity::Warn)]);
-        assert_eq!(kinds(&[endpoint(|_| {}), endpoint(|e| e["id"] = json!("we_2"))]), [(FindingKind::Duplicate, Severity::Warn)]);
+        assert_eq!(
+            kinds(&[endpoint(|_| {}), endpoint(|e| e["id"] = json!("we_2"))]),
+            [(FindingKind::Duplicate, Severity::Warn)]
+        );
         assert_eq!(kinds(&[endpoint(|e| e["livemode"] = json!(false))]), [(FindingKind::Mode, Severity::Bad)]);
     }
 

@@ -334,7 +334,8 @@ fn whole_second(at: Time) -> Time {
 async fn move_cursor(db: &Db, to: Time, last_event_id: Option<String>) -> Result<(), DbErr> {
     use stripe_cursors::{Column, Entity, Model};
     let tx = db.write().await?;
-    let row = Model { name: CURSOR.to_owned(), last_event_id: None, last_created: None, updated_at: clock(&*tx).await? };
+    let row =
+        Model { name: CURSOR.to_owned(), last_event_id: None, last_created: None, updated_at: clock(&*tx).await? };
     upsert::<Entity>(&*tx, &[row], OnConflict::KeepWhereEqual("name")).await?;
     let mut update = Entity::update_many()
         .col_expr(Column::LastCreated, Expr::val(to))

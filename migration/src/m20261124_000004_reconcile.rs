@@ -71,11 +71,8 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        run(
-            manager,
-            &["DROP TABLE stripe_cursors", "DROP TABLE reconciliation_drifts", "DROP TABLE reconciliations"],
-        )
-        .await
+        run(manager, &["DROP TABLE stripe_cursors", "DROP TABLE reconciliation_drifts", "DROP TABLE reconciliations"])
+            .await
     }
 
     fn use_transaction(&self) -> Option<bool> {

@@ -62,7 +62,11 @@ struct Candidates {
 
 impl Run<'_> {
     /// Asks for what did not come. Returns why Stripe stopped answering, if it did.
-    pub(super) async fn ask_for_absent(&self, mut seen: Seen, first_at: Option<Time>) -> Result<Option<StripeError>, DbErr> {
+    pub(super) async fn ask_for_absent(
+        &self,
+        mut seen: Seen,
+        first_at: Option<Time>,
+    ) -> Result<Option<StripeError>, DbErr> {
         seen.settle();
         let db = &self.reconciler.db;
         let begin = stripe_cursors::Entity::find_by_id(CURSOR).one(db.reader()).await?;
@@ -121,12 +125,8 @@ impl Run<'_> {
             if let Some(until) = &until {
                 select = select.filter(Column::Id.lte(until.clone()));
             }
-            let page: Vec<(SubscriptionId, Time)> = select
-                .order_by_asc(Column::Id)
-                .limit(PAGE)
-                .into_tuple()
-                .all(self.reconciler.db.reader())
-                .await?;
+            let page: Vec<(SubscriptionId, Time)> =
+                select.order_by_asc(Column::Id).limit(PAGE).into_tuple().all(self.reconciler.db.reader()).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.to_string());
             for (id, version_at) in page {

@@ -51,28 +51,29 @@ pub(super) enum Verdict {
 /// Compares one subscription of Stripe with ours.
 pub(super) fn judge(local: Option<&Subscription>, theirs: &Observed, catalog: &Catalog) -> Verdict {
     let Some(local) = local else { return Verdict::Missing };
-    if local.version.at >= theirs.at {
-        return Verdict::NewerHere;
-    }
+    let newer_here = local.version.at >= theirs.at;
     if local.version.rank <= Rank::Provisional {
+        if newer_here {
+            return Verdict::NewerHere;
+        }
         let told = if local.version.rank == Rank::Unseen { "only named" } else { "a checkout's word" };
         let here = format!("{told}, {}", local.snapshot.status);
         return Verdict::Differs(vec![Difference::new("snapshot", here, &theirs.snapshot.status)]);
     }
     let mut differences = differences(local, &theirs.snapshot, catalog);
-    if let Some(link) = theirs.link().filter(|link| local.link.as_ref().is_none_or(|ours| ours.user != link.user)) {
-        let ours = local.link.as_ref();
-        if ours.is_none_or(|ours| *ours < link) {
-            differences.push(Difference::new("user", or_none(ours.map(|link| link.user)), link.user));
-        }
-    }
-    if local.version.rank > theirs.rank() {
-        return Verdict::Ahead(differences);
+    let ours = local.link.as_ref();
+    if let Some(link) = theirs.link().filter(|link| ours.is_none_or(|ours| ours.user != link.user && *ours < *link)) {
+        differences.push(Difference::new("user", or_none(ours.map(|link| link.user)), link.user));
     }
     if local.needs_refresh {
         differences.push(Difference::new("certainty", "two events of one second disagree", &theirs.snapshot.status));
     }
-    if differences.is_empty() { Verdict::Same } else { Verdict::Differs(differences) }
+    match (differences.is_empty(), newer_here) {
+        (true, _) => Verdict::Same,
+        (false, true) => Verdict::NewerHere,
+        (false, false) if local.version.rank > theirs.rank() => Verdict::Ahead(differences),
+        (false, false) => Verdict::Differs(differences),
+    }
 }
 
 /// What differs of what is compared.

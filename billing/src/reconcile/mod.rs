@@ -35,10 +35,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub(crate) use self::account::{account_of_key, remembered as remembered_account};
 pub use self::{
     compare::Difference,
     records::UnderWay,
-    report::{AccessEffect, Absence, Drift, Report},
+    report::{Absence, AccessEffect, Drift, Report},
 };
 use self::{ledger::Ledger, walk::Walked};
 use crate::{

@@ -62,8 +62,12 @@ impl Observed {
         let stamp = stamp(self.at);
         let customer = named_customer(self.customer.as_ref().map(CustomerId::as_str), self.named_user(), &stamp);
         let (link, rank) = (self.link(), self.rank());
-        let subscription =
-            SubscriptionTold { id: self.id, customer: self.customer, link, snapshot: Some((rank, Kind::Other, self.snapshot)) };
+        let subscription = SubscriptionTold {
+            id: self.id,
+            customer: self.customer,
+            link,
+            snapshot: Some((rank, Kind::Other, self.snapshot)),
+        };
         (Told { customer, subscription: Some(subscription), ..Told::default() }, stamp)
     }
 }

@@ -14,9 +14,7 @@ use entity::{
     reconciliation_drifts::{self, Column},
     stripe_customers, users,
 };
-use sea_orm::{
-    ColumnTrait, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
-};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -57,10 +55,11 @@ impl Run<'_> {
         let rules = Rules { catalog: &self.reconciler.catalog, policy: &self.reconciler.policy, now };
         let (mut after, mut overridden) = (None, 0);
         while let Some((users, rows)) = self.next_users(&mut after, &mut overridden).await? {
-            let (facts, _) = self.facts(&rows)?;
+            let facts = facts(&rows)?;
             let mut world = load(db.reader(), &needs(&facts, &users), Access::Read).await?;
             let access = |world: &crate::world::World, user| world.user(user).map(|u| u.projection.entitlement.access);
-            let before: BTreeMap<UserId, Option<bool>> = users.iter().map(|user| (*user, access(&world, *user))).collect();
+            let before: BTreeMap<UserId, Option<bool>> =
+                users.iter().map(|user| (*user, access(&world, *user))).collect();
             tell(&mut world, facts, &users, self.occasion(), rules);
             for (user, before) in before {
                 match (before, access(&world, user)) {
@@ -120,7 +119,7 @@ impl Run<'_> {
     ) -> Result<Option<(BTreeSet<UserId>, Rows)>, DbErr> {
         let db = &self.reconciler.db;
         loop {
-            let mut select = self.to_mend().select_only().column(Column::UserId).distinct();
+            let mut select = self.mendable().select_only().column(Column::UserId).distinct();
             select = match after {
                 Some(after) => select.filter(Column::UserId.gt(*after)),
                 None => select.filter(Column::UserId.is_not_null()),
@@ -132,7 +131,7 @@ impl Run<'_> {
             let mut users: BTreeSet<UserId> = page.into_iter().collect();
             let held = overrides::among(db, &users).await?;
             let of = uuid_in(db.backend(), "user_id", users.iter().map(|user| user.0));
-            let rows = self.to_mend().filter(of).order_by_asc(Column::Id).all(db.reader()).await?;
+            let rows = self.mendable().filter(of).order_by_asc(Column::Id).all(db.reader()).await?;
             let (left, rows): (Rows, Rows) =
                 rows.into_iter().partition(|row| row.user_id.is_some_and(|user| held.contains(&user)));
             users.retain(|user| !held.contains(user));
@@ -144,7 +143,7 @@ impl Run<'_> {
     }
 
     async fn next_of_nobody(&self, after: &mut Option<Uuid>) -> Result<Option<Rows>, DbErr> {
-        let mut select = self.to_mend().filter(Column::UserId.is_null());
+        let mut select = self.mendable().filter(Column::UserId.is_null());
         if let Some(after) = after {
             select = select.filter(Column::Id.gt(*after));
         }
@@ -154,25 +153,11 @@ impl Run<'_> {
     }
 
     /// What this run found and can mend.
-    fn to_mend(&self) -> sea_orm::Select<reconciliation_drifts::Entity> {
+    fn mendable(&self) -> sea_orm::Select<reconciliation_drifts::Entity> {
         reconciliation_drifts::Entity::find()
             .filter(Column::ReconciliationId.eq(self.ledger.reconciliation()))
             .filter(Column::Kind.is_in(MENDED))
             .filter(Column::Repaired.eq(false))
-    }
-
-    /// What the rows hold of Stripe, as an event would tell it, and their ids.
-    #[expect(clippy::unused_self, reason = "part of the run's vocabulary")]
-    fn facts(&self, rows: &[reconciliation_drifts::Model]) -> Result<(Vec<(Told, Stamp)>, Vec<Uuid>), DbErr> {
-        let mut facts = Vec::new();
-        for row in rows {
-            if let (DriftKind::Missing | DriftKind::Differs, Some(stripe)) = (row.kind, &row.stripe) {
-                let observed: Observed =
-                    serde_json::from_value(stripe.clone()).map_err(|error| DbErr::Json(error.to_string()))?;
-                facts.push(observed.told());
-            }
-        }
-        Ok((facts, rows.iter().map(|row| row.id).collect()))
     }
 
     /// Repairs one batch. What the database refuses for its data is tried user by user, so that nobody suffers from a neighbour.
@@ -210,9 +195,7 @@ impl Run<'_> {
             tries += 1;
             match Box::pin(self.mend(users, rows)).await {
                 Err(error)
-                    if tries < TRIES
-                        && blame(&error) == Blame::Surroundings
-                        && !crate::db::is_lease_lost(&error) =>
+                    if tries < TRIES && blame(&error) == Blame::Surroundings && !crate::db::is_lease_lost(&error) =>
                 {
                     tracing::debug!(%error, tries, "a repair was disturbed; trying again");
                     tokio::time::sleep(Duration::from_millis(200) * tries).await;
@@ -224,7 +207,8 @@ impl Run<'_> {
 
     /// One transaction: the facts, whoever they concern, the timeline, and the drifts marked.
     async fn mend(&self, users: &BTreeSet<UserId>, rows: &Rows) -> Result<u64, DbErr> {
-        let (facts, ids) = self.facts(rows)?;
+        let facts = facts(rows)?;
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
         let (catalog, policy) = (&self.reconciler.catalog, &self.reconciler.policy);
         let tx = self.reconciler.db.write().await?;
         take_in_within(&tx, catalog, policy, facts, users, self.occasion()).await?;
@@ -303,7 +287,8 @@ impl Run<'_> {
                 }
                 Err(StripeError::Missing { .. }) => {}
                 Err(error) => {
-                    let note = format!("not every customer of a subscription that is nobody's could be asked for: {error}");
+                    let note =
+                        format!("not every customer of a subscription that is nobody's could be asked for: {error}");
                     self.ledger.report(|report| report.notes.push(note));
                     answers = false;
                     break;
@@ -325,4 +310,17 @@ impl Run<'_> {
         self.ledger.report(|report| report.repaired += ids.len() as u64);
         Ok(answers)
     }
+}
+
+/// What rows hold of Stripe, as events would tell it.
+fn facts(rows: &[reconciliation_drifts::Model]) -> Result<Vec<(Told, Stamp)>, DbErr> {
+    let mut facts = Vec::new();
+    for row in rows {
+        if let (DriftKind::Missing | DriftKind::Differs, Some(stripe)) = (row.kind, &row.stripe) {
+            let observed: Observed =
+                serde_json::from_value(stripe.clone()).map_err(|error| DbErr::Json(error.to_string()))?;
+            facts.push(observed.told());
+        }
+    }
+    Ok(facts)
 }

@@ -163,7 +163,7 @@ impl Run<'_> {
                     _ => {}
                 }
             }
-            self.notice(&mut found, local, theirs, verdict, owner)?;
+            self.notice(&mut found, local, &theirs, verdict, owner)?;
         }
         self.ledger.report(|report| {
             report.other_mode += other_mode;
@@ -177,7 +177,7 @@ impl Run<'_> {
         &self,
         found: &mut Vec<Found>,
         local: Option<&Subscription>,
-        theirs: Observed,
+        theirs: &Observed,
         verdict: Verdict,
         owner: Option<UserId>,
     ) -> Result<(), DbErr> {
@@ -202,7 +202,8 @@ impl Run<'_> {
         let entitling =
             matches!(status, SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue);
         if entitling {
-            let as_stored = Subscription { snapshot: theirs.snapshot.clone(), ..Subscription::unseen(theirs.id.clone()) };
+            let as_stored =
+                Subscription { snapshot: theirs.snapshot.clone(), ..Subscription::unseen(theirs.id.clone()) };
             if tier(&as_stored, catalog) == "none" {
                 let items = theirs.snapshot.items.iter();
                 let prices: Vec<Value> =
@@ -236,7 +237,7 @@ impl Run<'_> {
             subscription: Some(id),
             differences,
             local: ours.as_ref().map(json).transpose()?,
-            stripe: Some(json(&theirs)?),
+            stripe: Some(json(theirs)?),
         });
         Ok(())
     }
@@ -272,11 +273,11 @@ impl Run<'_> {
         let rows: Vec<(UserId, Option<String>)> = users::Entity::find()
             .select_only()
             .columns([users::Column::Id, users::Column::SubscriptionStripeCustomerId])
-            .filter(
-                Condition::any()
-                    .add(uuid_in(backend, "id", linked.iter().map(|user| user.0)))
-                    .add(text_in(backend, "subscription_stripe_customer_id", unowned)),
-            )
+            .filter(Condition::any().add(uuid_in(backend, "id", linked.iter().map(|user| user.0))).add(text_in(
+                backend,
+                "subscription_stripe_customer_id",
+                unowned,
+            )))
             .into_tuple()
             .all(db)
             .await?;

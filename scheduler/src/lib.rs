@@ -2,11 +2,13 @@
 //!
 //! - [`job`]: what a job is and what a run ends with
 //! - [`jobs`]: every job, one file each
-//! - [`tools`]: what jobs work with
+//! - [`tools`]: what jobs work with; [`observers`]: who is told what came of it
 
 pub mod job;
 pub mod jobs;
+pub mod observers;
 pub mod tools;
 
 pub use job::{AnyJob, Job, JobContext, JobError, JobSpec, Missed};
+pub use observers::{Observer, Observers};
 pub use tools::Tools;

@@ -15,7 +15,7 @@
 //! Around it:
 //! - [`users`]: what the host asks and tells
 //! - [`reprojection`]: what a changed catalogue changes
-//! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event
+//! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event; [`refresh`]: when it is asked
 //! - [`db`]: connections and transactions; [`progress`]: how far long work has come
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
 
@@ -33,6 +33,7 @@ pub mod policy;
 pub mod processor;
 pub mod progress;
 pub mod projection;
+pub mod refresh;
 pub mod reprojection;
 pub mod samples;
 pub mod signature;

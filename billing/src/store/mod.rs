@@ -3,9 +3,11 @@
 //! - [`rowset`]: reads and upserts of whole sets of entity rows, derived from the entities themselves
 //! - [`fence`]: whether a job still holds its lease
 //! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
+//! - [`refresh`]: which subscriptions Stripe has to be asked about
 
 pub(crate) mod fence;
 pub(crate) mod inbox;
 mod postgres;
+pub(crate) mod refresh;
 pub(crate) mod rowset;
 mod sqlite;

@@ -180,7 +180,9 @@ async fn serve(
         .map_err(ServeError::Server)?;
 
     if !background.end(BACKGROUND).await {
-        tracing::warn!("what runs in the background did not end in time; it is taken for dead soon, and begins anew when it is asked for");
+        tracing::warn!(
+            "what runs in the background did not end in time; it is taken for dead soon, and begins anew when it is asked for"
+        );
     }
     // The last request is answered or given up, and with it the last way into the inbox is gone: the writers end by themselves.
     if timeout(WRITERS, futures::future::join_all(writers)).await.is_err() {

@@ -17,7 +17,7 @@
 //! - [`reprojection`]: what a changed catalogue changes
 //! - [`reconcile`]: what is stored, compared with what Stripe has, and repaired; [`recovery`]: events that never arrived;
 //!   [`endpoint`]: whether Stripe delivers at all; [`checkup`]: all of it, for a person
-//! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event
+//! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event; [`refresh`]: when it is asked
 //! - [`db`]: connections and transactions; [`progress`]: how far long work has come
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
 
@@ -39,6 +39,7 @@ pub mod progress;
 pub mod projection;
 pub mod reconcile;
 pub mod recovery;
+pub mod refresh;
 pub mod reprojection;
 pub mod samples;
 pub mod signature;

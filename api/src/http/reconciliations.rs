@@ -143,11 +143,8 @@ struct Drift {
 
 impl From<reconcile::Drift> for Drift {
     fn from(drift: reconcile::Drift) -> Self {
-        let difference = |found: reconcile::Difference| Difference {
-            field: found.field,
-            here: found.here,
-            stripe: found.stripe,
-        };
+        let difference =
+            |found: reconcile::Difference| Difference { field: found.field, here: found.here, stripe: found.stripe };
         Self {
             id: drift.id,
             kind: drift.kind.to_string(),

@@ -10,11 +10,7 @@ use entity::{
 };
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::{
-    LOOK_UPS, Run,
-    ledger::Found,
-    observed::{Observed, with_all_items},
-};
+use super::{LOOK_UPS, Run, ledger::Found, observed::Observed};
 use crate::{
     facts::Version,
     processor::load::{lock_key, subscription},
@@ -22,7 +18,7 @@ use crate::{
         inbox::clock,
         rowset::{OnConflict, text_in, upsert},
     },
-    stripe::{Lane, Resource, StripeError},
+    stripe::{Lane, Resource, StripeError, objects::completed},
 };
 
 /// Rows of ours that are looked through at a time.
@@ -148,15 +144,15 @@ impl Run<'_> {
         let (mut came, mut unknown, mut failed) = (Vec::new(), Vec::new(), None);
         for id in ids {
             let fetched = stripe.get(&Resource::Subscription(id.clone()), Lane::Background).await;
-            let whole = match fetched {
-                Ok(fetched) => with_all_items(stripe, fetched.object).await.map(|object| (object, fetched.at)),
-                Err(error) => Err(error),
+            let observed = match &fetched {
+                Ok(fetched) => completed(stripe, &fetched.object, Lane::Background)
+                    .await
+                    .map(|object| Observed::read(&object, fetched.at)),
+                Err(error) => Err(error.clone()),
             };
-            match whole {
-                Ok((object, at)) => match Observed::read(&object, at) {
-                    Some(theirs) => came.push(theirs),
-                    None => self.ledger.report(|report| report.unreadable += 1),
-                },
+            match observed {
+                Ok(Some(theirs)) => came.push(theirs),
+                Ok(None) => self.ledger.report(|report| report.unreadable += 1),
                 Err(StripeError::Missing { .. }) => unknown.push(id.clone()),
                 Err(error) => {
                     failed = Some(error);

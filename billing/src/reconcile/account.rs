@@ -2,7 +2,6 @@
 
 use entity::settings;
 use sea_orm::{DbErr, EntityTrait};
-use serde_json::Value;
 
 use super::{End, Run};
 use crate::{
@@ -11,7 +10,7 @@ use crate::{
         inbox::clock,
         rowset::{OnConflict, upsert},
     },
-    stripe::{Lane, Resource, Stripe, StripeError},
+    stripe::{Lane, Stripe, StripeError, objects::account_id},
 };
 
 /// Under this name the account is remembered against which everything was reconciled last.
@@ -22,11 +21,8 @@ pub(super) struct Whose(Option<String>);
 
 /// Asks Stripe whose the key is.
 pub(crate) async fn account_of_key(stripe: &dyn Stripe) -> Result<Option<String>, StripeError> {
-    match stripe.get(&Resource::Account, Lane::Background).await {
-        Ok(fetched) => {
-            let account: Value = serde_json::from_str(&fetched.object).unwrap_or_default();
-            Ok(account.get("id").and_then(Value::as_str).map(str::to_owned))
-        }
+    match account_id(stripe, Lane::Background).await {
+        Ok(account) => Ok(Some(account)),
         // A restricted key need not have this permission, and not everything that speaks like Stripe has accounts.
         Err(StripeError::Permission { .. } | StripeError::Missing { .. }) => Ok(None),
         Err(error) => Err(error),

@@ -6,14 +6,12 @@ use entity::{
     ids::{CustomerId, SubscriptionId},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
     events::{self, Reading, Told, link, named_customer},
     facts::{Kind, Link, Rank, Snapshot, Stamp, SubscriptionTold},
     fetched::stamp,
     json_text::storable,
-    stripe::{Collection, Lane, Stripe, StripeError},
 };
 
 /// The facts of one subscription. Small enough to be kept with a drift, so that a repair need not fetch it again: a thousand repairs would be
@@ -70,35 +68,6 @@ impl Observed {
         };
         (Told { customer, subscription: Some(subscription), ..Told::default() }, stamp)
     }
-}
-
-/// The object with all its items: Stripe embeds only the first of many (`items.has_more`).
-pub(super) async fn with_all_items(stripe: &dyn Stripe, object: String) -> Result<String, StripeError> {
-    // Almost none has more; only what may be one is read for it.
-    if !object.contains("\"has_more\":true") && !object.contains("\"has_more\": true") {
-        return Ok(object);
-    }
-    let Ok(mut whole) = serde_json::from_str::<Value>(&object) else { return Ok(object) };
-    let more = whole.pointer("/items/has_more").and_then(Value::as_bool).unwrap_or(false);
-    let id = whole.get("id").and_then(Value::as_str).and_then(|id| SubscriptionId::parse(id).ok());
-    let (true, Some(id)) = (more, id) else { return Ok(object) };
-    let collection = Collection::SubscriptionItems(id);
-    let mut items = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = stripe.list(&collection, after.as_deref(), Lane::Background).await?;
-        let last = page.objects.last().map(|item| item.id.clone());
-        items.extend(page.objects.iter().filter_map(|item| serde_json::from_str::<Value>(&item.object).ok()));
-        if !page.has_more || last.is_none() || last == after {
-            break;
-        }
-        after = last;
-    }
-    if let Some(listing) = whole.get_mut("items").and_then(Value::as_object_mut) {
-        listing.insert("data".to_owned(), Value::Array(items));
-        listing.insert("has_more".to_owned(), Value::Bool(false));
-    }
-    Ok(whole.to_string())
 }
 
 #[cfg(test)]

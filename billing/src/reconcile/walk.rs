@@ -16,13 +16,13 @@ use super::{
     absence::Seen,
     compare::{Verdict, judge, owners, tier},
     ledger::Found,
-    observed::{Observed, with_all_items},
+    observed::Observed,
 };
 use crate::{
     facts::{Rank, Subscription},
     processor::load::subscription,
     store::rowset::{text_in, uuid_in},
-    stripe::{Collection, Lane, Page, StripeError},
+    stripe::{Collection, Lane, Page, StripeError, objects::completed},
 };
 
 /// What came of a walk that reached its end.
@@ -117,8 +117,8 @@ impl Run<'_> {
         let (at, size) = (page.at, page.objects.len() as u64);
         let mut observed = Vec::with_capacity(page.objects.len());
         let mut unreadable = 0;
-        for object in page.objects {
-            let object = match with_all_items(&*self.reconciler.stripe, object.object).await {
+        for object in &page.objects {
+            let object = match completed(&*self.reconciler.stripe, &object.object, Lane::Background).await {
                 Ok(object) => object,
                 Err(error) => return Ok(Err(error)),
             };

@@ -4,10 +4,12 @@
 //! - [`fence`]: whether a job still holds its lease
 //! - [`reconcile`]: moments before the database's clock
 //! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
+//! - [`refresh`]: which subscriptions Stripe has to be asked about
 
 pub(crate) mod fence;
 pub(crate) mod inbox;
 mod postgres;
 pub(crate) mod reconcile;
+pub(crate) mod refresh;
 pub(crate) mod rowset;
 mod sqlite;

@@ -8,11 +8,15 @@ use billing::{
     inbox::{Inbox, IntakeRules},
     policy::Policy,
     processor::Beat,
+    reconcile::Reconciler,
     signature::{Tolerance, WebhookSecret},
+    stripe::Stripe,
 };
 use metrics::Metrics;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
+
+use crate::background::Background;
 
 /// Everything a request may need. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,6 +45,23 @@ pub struct App {
     pub beat: Option<Arc<Beat>>,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Stripe's API; none without a key.
+    pub stripe: Option<Arc<dyn Stripe>>,
+    /// What requests begin and do not wait for.
+    pub background: Background,
+}
+
+impl App {
+    /// Compares with Stripe; none without a key.
+    pub fn reconciler(&self) -> Option<Reconciler> {
+        Some(Reconciler {
+            db: self.db.clone(),
+            stripe: self.stripe.clone()?,
+            catalog: Arc::clone(&self.catalog),
+            policy: Arc::clone(&self.policy),
+            livemode: self.intake.livemode,
+        })
+    }
 }
 
 /// A bearer token, kept as its hash: comparing hashes tells nothing of how much of a guess was right.

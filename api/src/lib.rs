@@ -4,11 +4,14 @@
 //! - [`config`]: environment and `trueup.toml`, every mistake told at once
 //! - [`http`]: routes, auth, problems, OpenAPI
 //! - [`cli`]: `trueup …`
+//! - [`background`]: what a request begins and does not wait for; [`observe`]: reports as metrics
 //! - [`serve`]: starts and stops all of it
 
 pub mod app;
+pub mod background;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod observe;
 pub mod serve;
 mod telemetry;

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Token},
+    background::Background,
     config::{Config, Secret},
     http,
 };
@@ -42,6 +43,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// For what is in flight when the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
+/// For what requests have begun and nobody waits for.
+const BACKGROUND: Duration = Duration::from_millis(750);
 /// For the writers to write what waits.
 const WRITERS: Duration = Duration::from_secs(1);
 /// For the processor to finish or give back its batch.
@@ -169,12 +172,18 @@ async fn serve(
         None => None,
     };
     announce(Started { address });
+    let background = app.background.clone();
     let server = Server::new_with_acceptor(acceptor).idle_timeout(IDLE);
     server
         .run_with_graceful_shutdown(http::routes(app), stop.cancelled_owned(), Some(DRAIN))
         .await
         .map_err(ServeError::Server)?;
 
+    if !background.end(BACKGROUND).await {
+        tracing::warn!(
+            "what runs in the background did not end in time; it is taken for dead soon, and begins anew when it is asked for"
+        );
+    }
     // The last request is answered or given up, and with it the last way into the inbox is gone: the writers end by themselves.
     if timeout(WRITERS, futures::future::join_all(writers)).await.is_err() {
         tracing::warn!(
@@ -242,6 +251,8 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types())),
         beat: parts.processor.then(Arc::default),
         nudge,
+        stripe,
+        background: Background::default(),
     };
     Ok((app, writers, processor))
 }

@@ -283,6 +283,13 @@ fn parse(text: &str) -> Result<Obj<Envelope>, serde_json::Error> {
 }
 
 impl VerifiedEvent {
+    /// Takes what an authenticated call of Stripe's Events API answered; whoever calls this has made that call.
+    pub(crate) fn fetched(object: &str) -> Result<Self, NotAnEvent> {
+        let storable = json_text::storable(object)?;
+        let envelope = parse(&storable).map_err(|error| NotAnEvent::from_parser(&error))?;
+        Self::new(envelope, storable.into_owned(), object.len())
+    }
+
     /// Takes a parsed envelope, whatever it was parsed from; so this stays private.
     fn new(envelope: Obj<Envelope>, payload: String, payload_bytes: usize) -> Result<Self, NotAnEvent> {
         let envelope = envelope.0.ok_or(NotAnEvent::NotAnObject)?;

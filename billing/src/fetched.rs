@@ -3,14 +3,16 @@
 //! A fetched object is a snapshot of the second its fetch began, so whatever is newer wins by the same order as among events
 //! ([`crate::facts`]), and it does not matter who comes first.
 
-use entity::{Time, enums::ChangeSource};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+
+use entity::{Time, enums::ChangeSource, ids::UserId};
 use sea_orm::DbErr;
 use uuid::Uuid;
 
 use crate::{
-    apply::{Cause, Change, Rules, apply},
+    apply::{Cause, Change, Rules, apply, reproject},
     catalog::Catalog,
-    db::Db,
+    db::{Db, WriteTx},
     events::Told,
     facts::Stamp,
     policy::Policy,
@@ -19,6 +21,7 @@ use crate::{
         save::save,
     },
     store::inbox::{clock, lock_keys},
+    world::World,
 };
 
 /// Stands in a version where the id of an event would stand. Greater than every `evt_…`: of one second, what was fetched wins the last tie.
@@ -40,7 +43,8 @@ pub struct Occasion<'a> {
     pub reconciliation: Option<Uuid>,
 }
 
-/// Merges what was fetched, in one transaction, and returns what changed for whom. Each comes with its stamp ([`stamp`]).
+/// Merges what was fetched, in one transaction, and returns what changed for whom, once for each user. Each comes with its stamp
+/// ([`stamp`]).
 pub async fn take_in(
     db: &Db,
     catalog: &Catalog,
@@ -48,25 +52,73 @@ pub async fn take_in(
     fetched: Vec<(Told, Stamp)>,
     occasion: Occasion<'_>,
 ) -> Result<Vec<Change>, DbErr> {
-    let mut needs = Needs::default();
-    for (told, _) in &fetched {
+    let tx = db.write().await?;
+    let (_, changes) = take_in_within(&tx, catalog, policy, fetched, &BTreeSet::new(), occasion).await?;
+    tx.commit().await?;
+    Ok(changes)
+}
+
+/// The same within a transaction that is the caller's to commit; `users` are derived anew as well, whatever was fetched. Also returns the
+/// world as it is now.
+pub(crate) async fn take_in_within(
+    tx: &WriteTx,
+    catalog: &Catalog,
+    policy: &Policy,
+    fetched: Vec<(Told, Stamp)>,
+    users: &BTreeSet<UserId>,
+    occasion: Occasion<'_>,
+) -> Result<(World, Vec<Change>), DbErr> {
+    let needs = needs(&fetched, users);
+    let now = clock(&**tx).await?;
+    lock_keys(&**tx, needs.lock_keys()).await?;
+    let mut world = load(&**tx, &needs, Access::Write).await?;
+    let changes = tell(&mut world, fetched, users, occasion, Rules { catalog, policy, now });
+    save(&**tx, &world, &changes, &[], catalog, now).await?;
+    Ok((world, changes))
+}
+
+/// What has to be loaded for [`tell`].
+pub(crate) fn needs(fetched: &[(Told, Stamp)], users: &BTreeSet<UserId>) -> Needs {
+    let mut needs = Needs { users: users.clone(), ..Needs::default() };
+    for (told, _) in fetched {
         needs.add(told);
     }
-    let tx = db.write().await?;
-    let now = clock(&*tx).await?;
-    lock_keys(&*tx, needs.lock_keys()).await?;
-    let mut world = load(&*tx, &needs, Access::Write).await?;
-    let rules = Rules { catalog, policy, now };
-    let mut changes = Vec::new();
+    needs
+}
+
+/// Tells a world what was fetched, and derives these users anew: values in, values out. However much was told of a user, what changed for them
+/// is one change, from what was to what is.
+pub(crate) fn tell(
+    world: &mut World,
+    fetched: Vec<(Told, Stamp)>,
+    users: &BTreeSet<UserId>,
+    occasion: Occasion<'_>,
+    rules: Rules<'_>,
+) -> Vec<Change> {
+    let mut changes: BTreeMap<UserId, Change> = BTreeMap::new();
+    let mut note = |told: Vec<Change>| {
+        for change in told {
+            match changes.entry(change.user) {
+                Entry::Vacant(first) => {
+                    first.insert(change);
+                }
+                Entry::Occupied(mut earlier) => {
+                    let before = earlier.get().before.clone();
+                    earlier.insert(Change { before, ..change });
+                }
+            }
+        }
+    };
     for (told, stamp) in fetched {
         let cause = Cause { event_type: occasion.what, source: occasion.source, stamp: &stamp };
-        changes.extend(apply(&mut world, told, cause, rules).changes);
+        note(apply(world, told, cause, rules).changes);
     }
+    let users = users | &std::mem::take(&mut world.dirty.concerned);
+    note(reproject(world, &users, occasion.what, occasion.source, None, rules));
+    let mut changes: Vec<Change> = changes.into_values().filter(|change| change.before != change.after).collect();
     for change in &mut changes {
         change.event_id = None;
         change.reconciliation = occasion.reconciliation;
     }
-    save(&*tx, &world, &changes, &[], catalog, now).await?;
-    tx.commit().await?;
-    Ok(changes)
+    changes
 }

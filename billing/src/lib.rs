@@ -15,13 +15,17 @@
 //! Around it:
 //! - [`users`]: what the host asks and tells
 //! - [`reprojection`]: what a changed catalogue changes
-//! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event
+//! - [`reconcile`]: what is stored, compared with what Stripe has, and repaired; [`recovery`]: events that never arrived;
+//!   [`endpoint`]: whether Stripe delivers at all; [`checkup`]: all of it, for a person
+//! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event; [`refresh`]: when it is asked
 //! - [`db`]: connections and transactions; [`progress`]: how far long work has come
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
 
 pub mod apply;
 pub mod catalog;
+pub mod checkup;
 pub mod db;
+pub mod endpoint;
 pub mod event;
 pub mod events;
 pub mod facts;
@@ -33,6 +37,9 @@ pub mod policy;
 pub mod processor;
 pub mod progress;
 pub mod projection;
+pub mod reconcile;
+pub mod recovery;
+pub mod refresh;
 pub mod reprojection;
 pub mod samples;
 pub mod signature;

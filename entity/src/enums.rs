@@ -188,6 +188,64 @@ text_enum!(
     }
 );
 
+text_enum!(
+    /// What a reconciliation does with what it finds.
+    ReconcileMode {
+        /// Tells it, and changes nothing.
+        DryRun = "dry_run",
+        /// Repairs it.
+        Apply = "apply",
+    }
+);
+
+text_enum!(
+    /// How a reconciliation stands, or came out.
+    ReconcileOutcome {
+        /// Under way.
+        Running = "running",
+        /// It saw everything, and did what it was to do.
+        Succeeded = "succeeded",
+        /// It could not see or do everything.
+        Failed = "failed",
+        /// It could have gone on, and did not, so that nobody is hurt.
+        Refused = "refused",
+        /// It was stopped, or its process died.
+        Interrupted = "interrupted",
+    }
+);
+
+text_enum!(
+    /// Who asked for a reconciliation.
+    Requester {
+        /// The clock.
+        Schedule = "schedule",
+        /// A person at the command line.
+        Cli = "cli",
+        /// An operator over HTTP.
+        Api = "api",
+    }
+);
+
+text_enum!(
+    /// How Stripe and what is stored here differ.
+    DriftKind {
+        /// A subscription that Stripe has and that is not stored here.
+        Missing = "missing",
+        /// A subscription that looks different at Stripe.
+        Differs = "differs",
+        /// A subscription that is further along its life here than Stripe says it is: by Stripe's own rules that cannot be.
+        Ahead = "ahead",
+        /// A subscription that is not over, and belongs to no user of ours.
+        UnknownUser = "unknown_user",
+        /// A subscription that should entitle, at a price that no plan names.
+        UnmappedPrice = "unmapped_price",
+        /// A subscription that is not over here, and of which Stripe does not know.
+        Absent = "absent",
+        /// A user whose stored tier, status or access is not what the stored facts say.
+        Projection = "projection",
+    }
+);
+
 /// Status of a subscription as Stripe names it. Open: an unknown value is kept as it came and gives no access
 /// (docs.stripe.com/billing/subscriptions/overview; Stripe adds enum values without notice).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, DeriveValueType)]

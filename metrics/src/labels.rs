@@ -102,6 +102,48 @@ label!(
 );
 
 label!(
+    /// How Stripe and what is stored here differ.
+    DriftKind {
+        /// A subscription that is not stored here.
+        Missing = "missing",
+        /// A subscription that looks different at Stripe.
+        Differs = "differs",
+        /// A subscription that is further along its life here than at Stripe.
+        Ahead = "ahead",
+        /// A subscription of no user of ours.
+        UnknownUser = "unknown_user",
+        /// A subscription at a price that no plan names.
+        UnmappedPrice = "unmapped_price",
+        /// A subscription of which Stripe does not know.
+        Absent = "absent",
+        /// A user whose row is not what the facts say.
+        Projection = "projection",
+    }
+);
+
+label!(
+    /// What can be wrong with our webhook endpoint at Stripe.
+    EndpointFinding {
+        /// There is none.
+        Missing = "missing",
+        /// Stripe does not deliver to it any more.
+        Disabled = "disabled",
+        /// It does not listen to what we cannot do without.
+        EssentialEvents = "essential_events",
+        /// It does not listen to everything we handle.
+        SomeEvents = "some_events",
+        /// It delivers the events of the other mode.
+        Mode = "mode",
+        /// Its payloads are older than what we read.
+        ApiVersion = "api_version",
+        /// It listens to `invoice.created`.
+        InvoiceCreated = "invoice_created",
+        /// Every event is delivered more than once.
+        Duplicate = "duplicate",
+    }
+);
+
+label!(
     /// Methods of HTTP.
     HttpMethod {
         /// GET.

@@ -7,4 +7,4 @@
 mod families;
 pub mod labels;
 
-pub use families::{InboxDepth, Metrics};
+pub use families::{InboxDepth, Metrics, Reconciled};

@@ -8,6 +8,8 @@
 mod dialect;
 mod m20261124_000001_core;
 mod m20261124_000002_jobs;
+mod m20261124_000004_reconcile;
+mod m20261124_000005_refetch;
 mod runner;
 
 pub use runner::{MigrateError, State, down, pending, status, up};
@@ -19,6 +21,11 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261124_000001_core::Migration), Box::new(m20261124_000002_jobs::Migration)]
+        vec![
+            Box::new(m20261124_000001_core::Migration),
+            Box::new(m20261124_000002_jobs::Migration),
+            Box::new(m20261124_000004_reconcile::Migration),
+            Box::new(m20261124_000005_refetch::Migration),
+        ]
     }
 }

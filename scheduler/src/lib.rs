@@ -3,7 +3,7 @@
 //! What a job is:
 //! - [`job`]: its trait, and what a run ends with
 //! - [`jobs`]: every job, one file each
-//! - [`tools`]: what jobs work with
+//! - [`tools`]: what jobs work with; [`observers`]: who is told what a run came to
 //! - [`settings`]: what can be set about a job
 //!
 //! How they run:
@@ -26,6 +26,7 @@ pub mod job;
 pub mod jobs;
 mod lease;
 pub mod news;
+pub mod observers;
 mod run;
 pub mod settings;
 pub mod slots;
@@ -37,5 +38,6 @@ pub use engine::{Engine, EngineOptions, Handle, RunNowError, run_here};
 pub use history::JobRun;
 pub use job::{AnyJob, Job, JobContext, JobError, JobSpec, Missed};
 pub use news::{News, Observer};
+pub use observers::Observers;
 pub use settings::{JobSettings, Planned, Registry, UnknownJob};
 pub use tools::Tools;

@@ -11,6 +11,8 @@ use billing::{
 };
 use tokio::sync::Notify;
 
+use crate::{JobError, Observers};
+
 /// Everything that some job needs, but for the database, which every run gets fenced by its lease ([`crate::JobContext::db`]).
 #[derive(Clone)]
 pub struct Tools {
@@ -28,6 +30,21 @@ pub struct Tools {
     pub passes: processor::Observer,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Where Stripe reaches this server, without the path; none where that is not configured.
+    pub public_url: Option<String>,
+    /// Whom to tell what runs came to.
+    pub observers: Observers,
+}
+
+impl Tools {
+    /// Stripe's API, for a job that cannot do without.
+    pub fn stripe(&self) -> Result<&Arc<dyn Stripe>, JobError> {
+        self.stripe.as_ref().ok_or_else(|| {
+            JobError::NotConfigured(
+                "there is no API key of Stripe; set STRIPE_SECRET_KEY to a secret or restricted key".to_owned(),
+            )
+        })
+    }
 }
 
 impl fmt::Debug for Tools {

@@ -3,8 +3,12 @@
 //! `SQLite` is a file in a folder of its own. PostgreSQL is a new database of the server that `TRUEUP_TEST_POSTGRES` names
 //! (`scripts/test` and `scripts/with-postgres` start one). Without that variable a developer's run goes on with `SQLite` and says so;
 //! with `CI=true` that is a failure.
+//!
+//! [`stripe`] is a Stripe on loopback that answers as it is told.
 
 #![expect(clippy::missing_panics_doc, reason = "a test is meant to panic where its ground is not as it must be")]
+
+pub mod stripe;
 
 use std::{future::Future, sync::OnceLock};
 

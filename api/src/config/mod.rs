@@ -74,6 +74,8 @@ pub struct Config {
     pub database_url: Secret,
     /// `host:port`; port 0 takes a free one.
     pub listen: String,
+    /// Where Stripe reaches this server, without the path.
+    pub public_url: Option<String>,
     /// Secrets that webhooks may be signed with. Empty until [`Config::adopt`] where none is set.
     pub webhook_secrets: Vec<Secret>,
     /// For calls of Stripe's API.
@@ -180,6 +182,7 @@ struct Key(&'static str, &'static str);
 
 const DATABASE_URL: Key = Key("DATABASE_URL", "database_url");
 const LISTEN: Key = Key("TRUEUP_LISTEN", "trueup_listen");
+const PUBLIC_URL: Key = Key("TRUEUP_PUBLIC_URL", "trueup_public_url");
 const WEBHOOK_SECRET: Key = Key("STRIPE_WEBHOOK_SECRET", "stripe_webhook_secret");
 const SECRET_KEY: Key = Key("STRIPE_SECRET_KEY", "stripe_secret_key");
 const API_BASE: Key = Key("STRIPE_API_BASE", "stripe_api_base");
@@ -194,9 +197,10 @@ const LOG_FORMAT: Key = Key("TRUEUP_LOG_FORMAT", "trueup_log_format");
 const DATA: Key = Key("TRUEUP_DATA", "trueup_data");
 
 /// The variables whose names begin with `TRUEUP_`.
-const OWN_VARIABLES: [&str; 8] = [
+const OWN_VARIABLES: [&str; 9] = [
     "TRUEUP_CONFIG",
     LISTEN.0,
+    PUBLIC_URL.0,
     API_TOKEN.0,
     ADMIN_TOKEN.0,
     LOG.0,
@@ -325,6 +329,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     let database_url = database_url(source);
     let sqlite = database_url.starts_with("sqlite:");
     let listen = listen(source);
+    let public_url = public_url(source);
     let secret_key = secret_key(source);
     let livemode_set = livemode(source);
     let account = source.get(ACCOUNT);
@@ -416,6 +421,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     Config {
         database_url: Secret(database_url),
         listen,
+        public_url,
         webhook_secrets,
         stripe_secret_key: secret(secret_key),
         stripe_api_base: api_base.trim_end_matches('/').to_owned(),
@@ -469,6 +475,16 @@ fn listen<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> String {
         source.wrong(&given, wrong, "write one like 127.0.0.1:8000, or 0.0.0.0:8000 for every network interface");
     }
     given.text
+}
+
+fn public_url<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Option<String> {
+    let (given, url) = source.url(PUBLIC_URL, &["https", "http"], "https://billing.example.com")?;
+    if url.query().is_some() || url.fragment().is_some() {
+        source.wrong(&given, "holds more than an address", "write one like https://billing.example.com");
+    }
+    // With or without the path: both are meant alike.
+    let text = given.text.trim_end_matches('/');
+    Some(text.strip_suffix(billing::endpoint::PATH).unwrap_or(text).trim_end_matches('/').to_owned())
 }
 
 fn secret_key<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Option<Given> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use billing::inbox::records;
+use billing::{inbox::records, reconcile};
 use metrics::InboxDepth;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
@@ -180,6 +180,9 @@ impl HealthApi {
                 metrics.database_up(false);
                 tracing::warn!("the inbox could not be measured in time");
             }
+        }
+        if let Ok(Ok(Some(at))) = timeout(PATIENCE, reconcile::records::last_complete(&self.app.db)).await {
+            metrics.reconcile_last_complete(at.timestamp());
         }
         *measured = Some(Instant::now());
     }

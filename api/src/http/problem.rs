@@ -50,6 +50,12 @@ pub(super) const EVENT_BUSY: Kind = Kind::new("event-busy", StatusCode::CONFLICT
 pub(super) const EVENT_UNVERIFIED: Kind =
     Kind::new("event-unverified", StatusCode::CONFLICT, "Nobody vouches for the event");
 pub(super) const EVENT_NOT_OURS: Kind = Kind::new("event-not-ours", StatusCode::CONFLICT, "The event is not ours");
+pub(super) const RECONCILIATION_UNKNOWN: Kind =
+    Kind::new("reconciliation-unknown", StatusCode::NOT_FOUND, "No such reconciliation");
+pub(super) const RECONCILIATION_RUNNING: Kind =
+    Kind::new("reconciliation-running", StatusCode::CONFLICT, "A reconciliation is under way");
+pub(super) const NOT_CONFIGURED: Kind =
+    Kind::new("not-configured", StatusCode::CONFLICT, "Something that this needs is not set up");
 pub(super) const TOO_LARGE: Kind = Kind::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large");
 pub(super) const MEDIA_TYPE: Kind =
     Kind::new("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type does not fit");

@@ -47,6 +47,7 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
     let file = r#"
         database_url = "postgres://trueup:password@db.internal:5432/trueup"
         trueup_listen = "0.0.0.0:9000"
+        trueup_public_url = "https://billing.example.com/api/v1/stripe/webhook/"
         stripe_webhook_secret = ["whsec_new", "whsec_old"]
         stripe_secret_key = "rk_live_1"
         stripe_api_base = "https://stripe.internal/"
@@ -90,6 +91,7 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
     "#;
     let config = right(&[("TRUEUP_LISTEN", "127.0.0.1:0"), ("TRUEUP_DATA", " ")], file);
     assert_eq!(config.listen, "127.0.0.1:0", "the environment wins");
+    assert_eq!(config.public_url.as_deref(), Some("https://billing.example.com"), "with or without the path");
     assert_eq!(config.data, Path::new("/var/lib/trueup"), "an empty variable counts as unset");
     assert_eq!(config.database_shown(), "PostgreSQL, db.internal:5432/trueup");
     assert_eq!(config.webhook_secrets.len(), 2);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::{
     app::{App, Token},
+    background::Background,
     http,
 };
 use billing::{
@@ -65,6 +66,8 @@ impl Server {
             metrics: Arc::new(Metrics::new("test", events::event_types())),
             beat: None,
             nudge,
+            stripe: None,
+            background: Background::default(),
         };
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));

@@ -153,13 +153,13 @@ fn read_raw(raw: &Raw<'_>) -> Result<Reading, Unreadable> {
 }
 
 /// A tie to the user whom metadata or a reference names, where it is one of our ids.
-fn link(user: Option<&str>, evidence: LinkEvidence, stamp: &Stamp) -> Option<Link> {
+pub(crate) fn link(user: Option<&str>, evidence: LinkEvidence, stamp: &Stamp) -> Option<Link> {
     let user: UserId = user?.trim().parse().ok()?;
     Some(Link { evidence, stamp: stamp.clone(), user })
 }
 
 /// The customer that an object names. Where the object names its user, that ties the customer too, if only as far as nothing better does.
-fn named_customer(id: Option<&str>, user: Option<&str>, stamp: &Stamp) -> Option<CustomerTold> {
+pub(crate) fn named_customer(id: Option<&str>, user: Option<&str>, stamp: &Stamp) -> Option<CustomerTold> {
     let id = CustomerId::parse(id?).ok()?;
     Some(CustomerTold { link: link(user, LinkEvidence::Customer, stamp), ..CustomerTold::new(id) })
 }

@@ -131,7 +131,7 @@ pub struct Item {
 }
 
 /// A subscription as one event shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// As Stripe names it.
     pub status: SubscriptionStatus,

@@ -11,4 +11,5 @@ mod route;
 mod writer;
 
 pub use route::{Arrival, IntakeRules, route};
+pub(crate) use writer::row;
 pub use writer::{Inbox, InboxOptions, Receipt, ReceiveError};

@@ -132,7 +132,7 @@ impl Inbox {
         let room = Arc::clone(&self.room).try_acquire_many_owned(size).map_err(|_| ReceiveError::QueueFull)?;
         let deadline = Instant::now() + self.options.deadline;
         let (answer, answered) = oneshot::channel();
-        let (event, skipped) = row(event, arrival);
+        let (event, skipped) = row(event, arrival, EventSource::Webhook);
         let waiting = Waiting { event, skipped, deadline, answer, room };
         // Counted before a writer can have done with it.
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +156,8 @@ impl Inbox {
     }
 }
 
-fn row(event: VerifiedEvent, arrival: Arrival) -> (NewEvent, bool) {
+/// The event as a row of the inbox; the second value is true where it is stored only.
+pub(crate) fn row(event: VerifiedEvent, arrival: Arrival, source: EventSource) -> (NewEvent, bool) {
     let skipped = match arrival {
         Arrival::Apply => String::new(),
         Arrival::Skip(reason) => reason,
@@ -176,7 +177,7 @@ fn row(event: VerifiedEvent, arrival: Arrival) -> (NewEvent, bool) {
         api_version: parts.api_version.unwrap_or_default(),
         livemode: parts.livemode.unwrap_or_default(),
         account: parts.account.unwrap_or_default(),
-        source: EventSource::Webhook,
+        source,
     };
     (row, is_skipped)
 }

@@ -1,6 +1,8 @@
 //! One batch: claim, read, load, apply, save, mark, commit; and what happens when that fails.
+//!
+//! Whatever wants something of Stripe leaves the batch and goes its own way (`fetch`), so nobody here waits for Stripe.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use entity::{
     Time,
@@ -14,24 +16,31 @@ use uuid::Uuid;
 
 use super::{
     Outcome, Pass, Processor,
-    failure::{PARKED_AT_MOST, chain, details, fingerprint, parked_pause, short},
+    failure::{chain, details, fingerprint, short},
+    fetch::{Beside, Want, Wanting},
     load::{Access, Needs, load},
+    mark::{mark_of, verdict_mark},
     save::save,
 };
 use crate::{
-    apply::{Applied, Cause, Rules, Verdict, apply},
+    apply::{Applied, Cause, Change, Rules, Verdict, apply},
     db::{Blame, blame, is_out_of_locks},
-    events::{self, Reading, Told, Unreadable},
-    facts::{Merge, Stamp},
+    events::{self, Reading, Told},
+    facts::{Merge, Rank, Stamp},
     store::inbox::{self, ClaimLimits, ClaimedRow, Mark},
-    stripe::{Lane, Resource, StripeError},
+    stripe::{Resource, objects},
+    world::World,
 };
 
 /// An event that was claimed and read.
-struct Ready {
-    row: ClaimedRow,
-    stamp: Stamp,
-    told: Box<Told>,
+pub(super) struct Ready {
+    pub(super) row: ClaimedRow,
+    pub(super) stamp: Stamp,
+    pub(super) told: Box<Told>,
+    /// What was fetched for it, told before it.
+    pub(super) fetched: Option<Box<(Told, Stamp)>>,
+    /// The subscription that it shows without all its items.
+    pub(super) partial: Option<SubscriptionId>,
 }
 
 /// Why a group of events could not be applied.
@@ -72,6 +81,7 @@ impl Processor {
         stop: &CancellationToken,
         more: &Notify,
         pass: &mut Pass,
+        beside: &mut Beside,
     ) -> Result<(), DbErr> {
         let begun = Instant::now();
         let token = Uuid::new_v4();
@@ -83,21 +93,29 @@ impl Processor {
         if !suspects && events == self.options.batch_events as usize {
             more.notify_one();
         }
-        // What takes long is kept; what is lost meanwhile is noticed when it is marked.
-        let renewing = async {
-            loop {
-                tokio::time::sleep(self.options.lease / 3).await;
-                if let Err(error) = self.renew(token).await {
-                    tracing::warn!(%error, "a claim could not be renewed");
-                }
-            }
-        };
-        tokio::select! {
-            () = self.see_through(token, rows, stop, pass) => {}
-            () = renewing => {}
-        }
+        let wanting = self.keeping(token, self.see_through(token, rows, stop, pass)).await;
         pass.batches.push((events, begun.elapsed().as_secs_f64()));
+        if !wanting.is_empty() {
+            beside.fetch(self.clone(), token, wanting, stop.clone());
+        }
         Ok(())
+    }
+
+    /// Does the work while the claim is renewed: what takes long is kept. What is lost all the same is noticed when it is marked.
+    pub(super) async fn keeping<T>(&self, token: Uuid, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            never = self.renew_for_ever(token) => match never {},
+        }
+    }
+
+    async fn renew_for_ever(&self, token: Uuid) -> Infallible {
+        loop {
+            tokio::time::sleep(self.options.lease / 3).await;
+            if let Err(error) = self.renew(token).await {
+                tracing::warn!(%error, "a claim could not be renewed");
+            }
+        }
     }
 
     async fn renew(&self, token: Uuid) -> Result<(), DbErr> {
@@ -123,26 +141,45 @@ impl Processor {
         Ok(rows)
     }
 
-    /// Reads every event, applies them together, and halves the group as long as its data is refused.
-    async fn see_through(&self, token: Uuid, rows: Vec<ClaimedRow>, stop: &CancellationToken, pass: &mut Pass) {
+    /// Reads every event, and applies together what can be applied at once. Returns what waits for Stripe, still under the claim.
+    async fn see_through(
+        &self,
+        token: Uuid,
+        rows: Vec<ClaimedRow>,
+        stop: &CancellationToken,
+        pass: &mut Pass,
+    ) -> Vec<Wanting> {
         let mut ready = Vec::with_capacity(rows.len());
+        let mut wanting = Vec::new();
         for row in rows {
-            match self.read(row).await {
-                Ok(Read::Ready(event)) => ready.push(event),
-                Ok(Read::Nothing(row, reason)) => {
-                    let mark = Mark { error: Some(reason.to_owned()), ..mark_of(&row, ProcessingStatus::Skipped) };
-                    if self.settle(token, &mark, pass).await {
-                        pass.count(Outcome::Skipped);
-                    }
-                }
-                // Given back below, uncounted: the API's troubles are not the event's.
-                Err((row, ReadError::Stripe(error))) if error.may_pass() => {
-                    tracing::warn!(event_id = %row.event_id, %error, "an object could not be fetched");
-                    pass.disturbed = true;
-                }
-                Err((row, error)) => self.fail(token, &row, error.kind(), &chain(error.as_error()), pass).await,
+            match self.read(row) {
+                Read::Ready(event) => ready.push(event),
+                Read::Wants(row, want) => wanting.push((row, want)),
+                Read::Nothing(row, reason) => self.skip(token, &row, reason, pass).await,
+                Read::Unreadable(row, error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
             }
         }
+        let wanting =
+            if wanting.is_empty() { Vec::new() } else { self.sort_out(token, wanting, &mut ready, pass).await };
+        let finished = self.apply_all(token, ready, stop, pass).await;
+        if !finished {
+            return Vec::new();
+        }
+        if stop.is_cancelled() && !wanting.is_empty() {
+            self.give_back(token).await;
+            return Vec::new();
+        }
+        wanting
+    }
+
+    /// Applies events together, and halves the group as long as its data is refused. False where the claim was given back before the end.
+    pub(super) async fn apply_all(
+        &self,
+        token: Uuid,
+        ready: Vec<Ready>,
+        stop: &CancellationToken,
+        pass: &mut Pass,
+    ) -> bool {
         // A stack of groups; the front of the batch is on top, so events stay in order as far as they can be applied at all.
         let mut groups = vec![ready];
         while let Some(mut group) = groups.pop() {
@@ -150,6 +187,7 @@ impl Processor {
                 continue;
             }
             if stop.is_cancelled() && !groups.is_empty() {
+                groups.push(group);
                 break;
             }
             match self.apply_group(token, &group, pass).await {
@@ -175,44 +213,52 @@ impl Processor {
                 }
             }
         }
-        if !groups.is_empty() || pass.disturbed {
+        let finished = groups.is_empty() && !pass.disturbed;
+        if !finished {
             self.give_back(token).await;
+        }
+        finished
+    }
+
+    /// What an event tells, and whether that is all there is to know.
+    fn read(&self, row: ClaimedRow) -> Read {
+        let at = row.stripe_created_at.unwrap_or(row.created_at);
+        let stamp = Stamp { at, event_id: row.event_id.to_string() };
+        let reading = match events::read(&row.event_type, &row.payload, &stamp) {
+            Ok(reading) => reading,
+            Err(error) => return Read::Unreadable(row, error),
+        };
+        let has_key = self.stripe.is_some();
+        match reading {
+            Reading::Nothing(reason) => Read::Nothing(row, reason),
+            Reading::Thin(_) if !has_key => {
+                Read::Nothing(row, "a thin event, and no STRIPE_SECRET_KEY to fetch its object with")
+            }
+            Reading::Thin(related) => match Resource::of(&related) {
+                Some(resource) => Read::Wants(row, Want::Object(resource)),
+                None => Read::Nothing(row, "a thin event about a kind of object that changes nothing here"),
+            },
+            Reading::Told(told) => {
+                let partial = if has_key { objects::partial_in_event(&row.event_type, &row.payload) } else { None };
+                let sold = if has_key { sold(&told) } else { None };
+                let ready = Ready { row, stamp, told, fetched: None, partial };
+                match sold {
+                    Some(subscription) => {
+                        let Ready { row, stamp, told, .. } = ready;
+                        Read::Wants(row, Want::Subscription { id: subscription, told, stamp })
+                    }
+                    None => Read::Ready(ready),
+                }
+            }
         }
     }
 
-    /// What an event tells, its thin form fetched. No transaction is open here.
-    async fn read(&self, row: ClaimedRow) -> Result<Read, (ClaimedRow, ReadError)> {
-        let at = row.stripe_created_at.unwrap_or(row.created_at);
-        let mut stamp = Stamp { at, event_id: row.event_id.to_string() };
-        let reading = match events::read(&row.event_type, &row.payload, &stamp) {
-            Ok(reading) => reading,
-            Err(error) => return Err((row, error.into())),
-        };
-        let reading = match (reading, &self.stripe) {
-            (Reading::Thin(_), None) => {
-                return Ok(Read::Nothing(row, "a thin event, and no STRIPE_SECRET_KEY to fetch its object with"));
-            }
-            (Reading::Thin(related), Some(stripe)) => {
-                let Some(resource) = Resource::of(&related) else {
-                    return Ok(Read::Nothing(row, "a thin event about a kind of object that changes nothing here"));
-                };
-                let fetched = match stripe.get(&resource, Lane::Live).await {
-                    Ok(fetched) => fetched,
-                    Err(error) => return Err((row, error.into())),
-                };
-                stamp.at = fetched.at;
-                match events::read_fetched(&row.event_type, &fetched.object, &stamp) {
-                    Ok(reading) => reading,
-                    Err(error) => return Err((row, error.into())),
-                }
-            }
-            (reading, _) => reading,
-        };
-        Ok(match reading {
-            Reading::Told(told) => Read::Ready(Ready { row, stamp, told }),
-            Reading::Nothing(reason) => Read::Nothing(row, reason),
-            Reading::Thin(_) => Read::Nothing(row, "a thin event whose object is a thin event"),
-        })
+    /// Marks an event as nothing for us.
+    pub(super) async fn skip(&self, token: Uuid, row: &ClaimedRow, reason: &str, pass: &mut Pass) {
+        let mark = Mark { error: Some(reason.to_owned()), ..mark_of(row, ProcessingStatus::Skipped) };
+        if self.settle(token, std::slice::from_ref(&mark), pass).await {
+            pass.count(Outcome::Skipped);
+        }
     }
 
     /// Applies a group in one transaction: all of it, or nothing.
@@ -220,6 +266,9 @@ impl Processor {
         let mut needs = Needs::default();
         for event in group {
             needs.add(&event.told);
+            if let Some(fetched) = &event.fetched {
+                needs.add(&fetched.0);
+            }
         }
         let tx = self.db.write().await?;
         inbox::lock_keys(&*tx, needs.lock_keys()).await?;
@@ -233,7 +282,13 @@ impl Processor {
                 EventSource::Webhook | EventSource::Replay => ChangeSource::Webhook,
             };
             let cause = Cause { event_type: &event.row.event_type, source, stamp: &event.stamp };
-            applied.push(apply(&mut world, (*event.told).clone(), cause, rules));
+            let first = event
+                .fetched
+                .as_deref()
+                .map(|(told, stamp)| apply(&mut world, told.clone(), Cause { stamp, ..cause }, rules).changes);
+            let mut done = apply(&mut world, (*event.told).clone(), cause, rules);
+            done.changes = one_for_each_user(first.unwrap_or_default(), done.changes, &event.stamp);
+            applied.push(done);
         }
         let changes: Vec<_> = applied.iter().flat_map(|a| a.changes.iter().cloned()).collect();
         let emails = distinct_emails(&applied);
@@ -252,11 +307,21 @@ impl Processor {
         }
         tx.commit().await?;
         report(group, &applied, &marks, changes.len(), pass);
+        if self.stripe.is_some() {
+            self.flags.add(worth_a_look(&world, group));
+        }
         Ok(())
     }
 
     /// Counts a failed attempt of one event.
-    async fn fail(&self, token: Uuid, row: &ClaimedRow, kind: &'static str, chain: &[String], pass: &mut Pass) {
+    pub(super) async fn fail(
+        &self,
+        token: Uuid,
+        row: &ClaimedRow,
+        kind: &'static str,
+        chain: &[String],
+        pass: &mut Pass,
+    ) {
         let attempts = row.processing_attempts + 1;
         let tried = u32::try_from(attempts).unwrap_or(u32::MAX);
         let pause = self.options.backoff.pause(tried, rand::random::<f64>());
@@ -270,7 +335,7 @@ impl Processor {
             delay: pause,
             ..mark_of(row, status)
         };
-        if !self.settle(token, &mark, pass).await {
+        if !self.settle(token, std::slice::from_ref(&mark), pass).await {
             return;
         }
         let (event_id, event_type, fingerprint) = (&row.event_id, &row.event_type, mark.fingerprint.as_deref());
@@ -283,18 +348,18 @@ impl Processor {
         }
     }
 
-    /// Marks one event in a transaction of its own; false where that was not possible, and the claim will run out.
-    async fn settle(&self, token: Uuid, mark: &Mark, pass: &mut Pass) -> bool {
+    /// Marks events in a transaction of their own; false where that was not possible, and the claim will run out.
+    pub(super) async fn settle(&self, token: Uuid, marks: &[Mark], pass: &mut Pass) -> bool {
         let settled = async {
             let tx = self.db.write().await?;
-            let marked = inbox::mark(&*tx, token, std::slice::from_ref(mark)).await?;
+            let marked = inbox::mark(&*tx, token, marks).await?;
             tx.commit().await?;
-            Ok::<_, DbErr>(marked == 1)
+            Ok::<_, DbErr>(marked == marks.len() as u64)
         };
         match settled.await {
             Ok(marked) => marked,
             Err(error) => {
-                tracing::warn!(%error, "the outcome of an event could not be stored; its claim runs out");
+                tracing::warn!(%error, "the outcome of events could not be stored; their claim runs out");
                 pass.disturbed = true;
                 false
             }
@@ -302,7 +367,7 @@ impl Processor {
     }
 
     /// Gives back, uncounted, whatever is still under the claim. If even that fails, the lease runs out.
-    async fn give_back(&self, token: Uuid) {
+    pub(super) async fn give_back(&self, token: Uuid) {
         let release = async {
             let tx = self.db.write().await?;
             let released = inbox::release(&*tx, token).await?;
@@ -337,97 +402,50 @@ fn report(group: &[Ready], applied: &[Applied], marks: &[Mark], changes: usize, 
 
 enum Read {
     Ready(Ready),
+    Wants(ClaimedRow, Want),
     Nothing(ClaimedRow, &'static str),
+    Unreadable(ClaimedRow, events::Unreadable),
 }
 
-enum ReadError {
-    Payload(Unreadable),
-    Stripe(StripeError),
+/// The subscription that a checkout sold, where the checkout would give access.
+fn sold(told: &Told) -> Option<SubscriptionId> {
+    let subscription = told.subscription.as_ref()?;
+    let (rank, _, snapshot) = subscription.snapshot.as_ref()?;
+    (*rank == Rank::Provisional && snapshot.status == entity::enums::SubscriptionStatus::Active)
+        .then(|| subscription.id.clone())
 }
 
-impl ReadError {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Payload(_) => "payload",
-            Self::Stripe(_) => "stripe",
-        }
-    }
-
-    fn as_error(&self) -> &(dyn std::error::Error + 'static) {
-        match self {
-            Self::Payload(error) => error,
-            Self::Stripe(error) => error,
-        }
-    }
-}
-
-impl From<Unreadable> for ReadError {
-    fn from(error: Unreadable) -> Self {
-        Self::Payload(error)
-    }
-}
-
-impl From<StripeError> for ReadError {
-    fn from(error: StripeError) -> Self {
-        Self::Stripe(error)
-    }
-}
-
-/// The ending of an attempt, with nothing else to say.
-fn mark_of(row: &ClaimedRow, status: ProcessingStatus) -> Mark {
-    Mark {
-        id: row.id,
-        status,
-        attempts: row.processing_attempts + 1,
-        user_id: None,
-        error: None,
-        details: None,
-        fingerprint: None,
-        waits_for: None,
-        delay: None,
-    }
-}
-
-fn verdict_mark(row: &ClaimedRow, applied: &Applied, now: Time, freed: impl Fn(&SubscriptionId) -> bool) -> Mark {
-    // What earlier attempts left stays to be read.
-    let details = row.processing_error_details.clone();
-    match &applied.verdict {
-        Verdict::Completed { .. } => {
-            let details = match (details, applied.note) {
-                (None, None) => None,
-                (earlier, note) => {
-                    // SQL may have put anything there.
-                    let mut details =
-                        earlier.filter(serde_json::Value::is_object).unwrap_or_else(|| serde_json::json!({}));
-                    details["note"] = serde_json::json!(note);
-                    Some(details)
-                }
-            };
-            Mark { user_id: applied.user, details, ..mark_of(row, ProcessingStatus::Completed) }
-        }
-        Verdict::Parked(subscription) if now - row.created_at >= PARKED_AT_MOST => {
-            let error =
-                format!("unmatched user: {subscription} found no user within {} days", PARKED_AT_MOST.num_days());
-            let chain = [error.clone()];
-            let attempts = row.processing_attempts;
-            let tried = u32::try_from(attempts).unwrap_or(0);
-            Mark {
-                attempts,
-                details: Some(super::failure::details(details.as_ref(), "unmatched", &chain, tried, now)),
-                fingerprint: Some(fingerprint(&row.event_type, "unmatched", "unmatched user")),
-                error: Some(error),
-                ..mark_of(row, ProcessingStatus::Failed)
+/// The changes of what was fetched for an event and of the event itself, as the event's: at most one entry for a user.
+fn one_for_each_user(first: Vec<Change>, then: Vec<Change>, stamp: &Stamp) -> Vec<Change> {
+    let mut changes = first;
+    for change in then {
+        match changes.iter_mut().find(|earlier| earlier.user == change.user) {
+            Some(earlier) => {
+                earlier.after = change.after;
+                earlier.reason = change.reason;
             }
+            None => changes.push(change),
         }
-        Verdict::Parked(subscription) => Mark {
-            attempts: row.processing_attempts,
-            details,
-            error: Some("unmatched user".to_owned()),
-            waits_for: Some(subscription.to_string()),
-            delay: Some(if freed(subscription) { 0.0 } else { parked_pause(now - row.created_at) }),
-            ..mark_of(row, ProcessingStatus::Pending)
-        },
     }
+    changes.retain(|change| change.before != change.after);
+    for change in &mut changes {
+        change.event_id = Some(stamp.event_id.clone());
+    }
+    changes
+}
+
+/// Subscriptions of which Stripe alone can tell how they are, and what a fetched one must be newer than.
+fn worth_a_look(world: &World, group: &[Ready]) -> Vec<(SubscriptionId, Option<Time>)> {
+    let told = world.dirty.subscriptions.iter().filter_map(|id| world.subscription(id));
+    let mut ids: Vec<_> = told
+        .filter_map(|s| match (s.needs_refresh, s.version.rank <= Rank::Provisional) {
+            (true, _) => Some((s.id.clone(), Some(s.version.at))),
+            (false, true) => Some((s.id.clone(), None)),
+            (false, false) => None,
+        })
+        .collect();
+    ids.extend(group.iter().filter_map(|event| Some((event.partial.clone()?, Some(event.stamp.at)))));
+    ids
 }
 
 fn distinct_emails(applied: &[Applied]) -> Vec<crate::apply::QueuedEmail> {

@@ -283,7 +283,7 @@ fn customer(row: stripe_customers::Model) -> Customer {
     }
 }
 
-fn subscription(row: subscriptions::Model) -> Result<Subscription, DbErr> {
+pub(crate) fn subscription(row: subscriptions::Model) -> Result<Subscription, DbErr> {
     let unreadable =
         |what: &str, error: &serde_json::Error| DbErr::Json(format!("{what} of subscription {}: {error}", row.id));
     let items: Vec<Item> = serde_json::from_value(row.items).map_err(|error| unreadable("items", &error))?;

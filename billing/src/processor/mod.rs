@@ -2,14 +2,17 @@
 //!
 //! - [`Processor`]: one pass ([`Processor::run_once`]) and the loop around it ([`Processor::run`])
 //! - `batch`: claim, load, apply, save, mark; and what happens when that fails
+//! - `fetch`: what events want of Stripe, beside the batches
 //! - `load`, `save`: between rows and a [`crate::world::World`]
-//! - `failure`: backoff, fingerprints, the history of attempts
+//! - `failure`: backoff, fingerprints, the history of attempts; `mark`: what becomes of an event
 //!
 //! There is one path: a first attempt, a retry, a replay and a recovered event all come from the same claim.
 
 mod batch;
 pub mod failure;
+mod fetch;
 pub(crate) mod load;
+mod mark;
 pub(crate) mod save;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -18,11 +21,14 @@ use sea_orm::DbErr;
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+pub use self::fetch::FetchOptions;
+use self::fetch::{Beside, Room};
 use crate::{
     catalog::Catalog,
     db::Db,
     policy::Policy,
     processor::failure::Backoff,
+    refresh::{Flags, Refresher},
     store::inbox::{self, Abandoned},
     stripe::Stripe,
 };
@@ -48,6 +54,8 @@ pub struct ProcessorOptions {
     pub most_crashes: i32,
     /// When failed events are tried again.
     pub backoff: Backoff,
+    /// What events may ask of Stripe.
+    pub fetch: FetchOptions,
 }
 
 impl Default for ProcessorOptions {
@@ -62,6 +70,7 @@ impl Default for ProcessorOptions {
             rescue: Duration::from_secs(5),
             most_crashes: 20,
             backoff: Backoff::default(),
+            fetch: FetchOptions::default(),
         }
     }
 }
@@ -77,6 +86,8 @@ pub enum Outcome {
     Parked,
     /// Not ours to apply.
     Skipped,
+    /// It waits for Stripe's API.
+    Postponed,
     /// It failed and is tried again.
     Retried,
     /// It failed for the last time.
@@ -106,6 +117,18 @@ impl Pass {
         self.outcomes.values().sum()
     }
 
+    /// Adds what another one did.
+    fn add(&mut self, other: Self) {
+        for (outcome, events) in other.outcomes {
+            *self.outcomes.entry(outcome).or_default() += events;
+        }
+        self.changes += other.changes;
+        self.rescued += other.rescued;
+        self.lags.extend(other.lags);
+        self.batches.extend(other.batches);
+        self.disturbed |= other.disturbed;
+    }
+
     fn count(&mut self, outcome: Outcome) {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
@@ -122,6 +145,8 @@ pub struct Processor {
     pub(crate) policy: Arc<Policy>,
     pub(crate) options: Arc<ProcessorOptions>,
     pub(crate) stripe: Option<Arc<dyn Stripe>>,
+    room: Room,
+    flags: Arc<Flags>,
 }
 
 impl std::fmt::Debug for Processor {
@@ -139,7 +164,15 @@ impl Processor {
         options: ProcessorOptions,
         stripe: Option<Arc<dyn Stripe>>,
     ) -> Self {
-        Self { db, catalog, policy, options: Arc::new(options), stripe }
+        let room = Room::new(&options.fetch);
+        Self { db, catalog, policy, options: Arc::new(options), stripe, room, flags: Arc::default() }
+    }
+
+    /// Asks Stripe about what this processor's batches flag; none without a key. [`Refresher::run`] is to run beside [`Processor::run`].
+    pub fn refresher(&self) -> Option<Refresher> {
+        let (catalog, policy) = (Arc::clone(&self.catalog), Arc::clone(&self.policy));
+        let stripe = Arc::clone(self.stripe.as_ref()?);
+        Some(Refresher::sharing(self.db.clone(), catalog, policy, stripe, Arc::clone(&self.flags)))
     }
 
     /// The same processor on another handle of the database, for example one that is fenced by a job's lease.
@@ -177,21 +210,34 @@ impl Processor {
 
     async fn drain(&self, stop: &CancellationToken, pass: &mut Pass) -> Result<(), DbErr> {
         let nobody = Notify::new();
-        while !stop.is_cancelled() {
+        let mut beside = Beside::default();
+        let mut result = Ok(());
+        loop {
             let before = pass.events();
-            self.round(stop, &nobody, pass).await?;
-            if pass.events() == before || pass.disturbed {
-                break;
+            if !stop.is_cancelled() && !pass.disturbed && result.is_ok() {
+                result = self.round(stop, &nobody, pass, &mut beside).await;
+            }
+            // What waited for Stripe may have freed something that is due now.
+            if pass.events() == before || stop.is_cancelled() || pass.disturbed || result.is_err() {
+                match beside.next().await {
+                    Some(done) => pass.add(done),
+                    None => return result,
+                }
             }
         }
-        Ok(())
     }
 
     /// One batch; and one event under which a process died more than once, alone, so that it takes no neighbour along.
     /// `more` is notified as soon as the batch turns out full: there is work for another.
-    async fn round(&self, stop: &CancellationToken, more: &Notify, pass: &mut Pass) -> Result<(), DbErr> {
-        self.batch(false, stop, more, pass).await?;
-        self.batch(true, stop, more, pass).await
+    async fn round(
+        &self,
+        stop: &CancellationToken,
+        more: &Notify,
+        pass: &mut Pass,
+        beside: &mut Beside,
+    ) -> Result<(), DbErr> {
+        self.batch(false, stop, more, pass, beside).await?;
+        self.batch(true, stop, more, pass, beside).await
     }
 
     /// Works until `stop` is cancelled: at once when `nudge` is notified, and every [`ProcessorOptions::poll`]. When the surroundings fail
@@ -238,6 +284,8 @@ impl Worker {
         let options = &self.processor.options;
         let mut pause = Duration::ZERO;
         let mut rescue_at = Instant::now();
+        let mut beside = Beside::default();
+        let mut trouble = false;
         while !self.stop.is_cancelled() {
             let mut pass = Pass::default();
             let mut result = Ok(());
@@ -246,16 +294,14 @@ impl Worker {
                 result = self.processor.rescue().await.map(|rescued| pass.rescued = rescued);
             }
             if result.is_ok() {
-                result = self.processor.round(&self.stop, &self.nudge, &mut pass).await;
+                result = self.processor.round(&self.stop, &self.nudge, &mut pass, &mut beside).await;
             }
             self.beat.beat();
-            if pass.events() > 0 || pass.rescued > 0 {
-                (self.observer)(&pass);
-            }
+            self.observe(&pass);
             if let Err(error) = &result {
                 tracing::warn!(%error, "the processor cannot reach its inbox; trying again");
             }
-            pause = if result.is_err() || pass.disturbed {
+            pause = if result.is_err() || pass.disturbed || std::mem::take(&mut trouble) {
                 (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(5))
             } else if pass.events() > 0 {
                 // There may be more.
@@ -276,7 +322,21 @@ impl Worker {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = nudged => {}
+                // What waited for Stripe may have freed something that is due now.
+                Some(done) = beside.next() => {
+                    trouble = done.disturbed;
+                    self.observe(&done);
+                }
             }
+        }
+        while let Some(done) = beside.next().await {
+            self.observe(&done);
+        }
+    }
+
+    fn observe(&self, pass: &Pass) {
+        if pass.events() > 0 || pass.rescued > 0 {
+            (self.observer)(pass);
         }
     }
 }

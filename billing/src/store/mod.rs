@@ -2,12 +2,16 @@
 //!
 //! - [`rowset`]: reads and upserts of whole sets of entity rows, derived from the entities themselves
 //! - [`fence`]: whether a job still holds its lease
+//! - [`reconcile`]: moments before the database's clock
 //! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
 //! - [`parked`]: which parked events wait for a user who is there
+//! - [`refresh`]: which subscriptions Stripe has to be asked about
 
 pub(crate) mod fence;
 pub(crate) mod inbox;
 pub(crate) mod parked;
 mod postgres;
+pub(crate) mod reconcile;
+pub(crate) mod refresh;
 pub(crate) mod rowset;
 mod sqlite;

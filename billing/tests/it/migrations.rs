@@ -85,5 +85,8 @@ fn every_entity_can_be_read_from_the_schema_that_migrations_make() {
         assert!(entity::entitlement_changes::Entity::find().all(&db).await.expect("entitlement_changes").is_empty());
         assert!(entity::settings::Entity::find().all(&db).await.expect("settings").is_empty());
         assert!(entity::email_outbox::Entity::find().all(&db).await.expect("email_outbox").is_empty());
+        assert!(entity::reconciliations::Entity::find().all(&db).await.expect("reconciliations").is_empty());
+        assert!(entity::reconciliation_drifts::Entity::find().all(&db).await.expect("drifts").is_empty());
+        assert!(entity::stripe_cursors::Entity::find().all(&db).await.expect("stripe_cursors").is_empty());
     });
 }

@@ -1,10 +1,18 @@
 //! Every job: a file here, and a line in [`all`].
 
+mod check_webhook_endpoint;
+mod reconcile_subscriptions;
+mod recover_missed_events;
 mod retry_pending_webhooks;
 
 use crate::AnyJob;
 
 /// Every job there is.
 pub fn all() -> Vec<Box<dyn AnyJob>> {
-    vec![Box::new(retry_pending_webhooks::RetryPendingWebhooks)]
+    vec![
+        Box::new(retry_pending_webhooks::RetryPendingWebhooks),
+        Box::new(reconcile_subscriptions::ReconcileSubscriptions),
+        Box::new(recover_missed_events::RecoverMissedEvents),
+        Box::new(check_webhook_endpoint::CheckWebhookEndpoint),
+    ]
 }

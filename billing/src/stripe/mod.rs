@@ -2,6 +2,22 @@
 //! is never a trait.
 //!
 //! Objects come as JSON text and are read by the same tolerant readers as events ([`crate::events::read_fetched`]).
+//!
+//! - this file: the trait, and what goes in and comes out
+//! - [`objects`]: what is fetched, read as what it tells
+//! - [`client`]: the trait over HTTP; `address` where things are, `answer` what replies say, `retry` when to try again, `tls` whom to believe
+//! - [`budget`]: how many calls, and who goes first
+
+mod address;
+mod answer;
+pub mod budget;
+pub mod client;
+pub mod objects;
+mod retry;
+mod tls;
+
+pub use address::Endpoint;
+pub use client::{Answer, ApiKey, ClientError, ClientObserver, ClientOptions, Observation, StripeClient};
 
 use async_trait::async_trait;
 use entity::{

@@ -1,0 +1,22 @@
+//! Which subscriptions Stripe has to be asked about.
+
+use entity::{Time, ids::SubscriptionId};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
+
+/// A subscription of which Stripe alone can tell how it is.
+#[derive(Debug, Clone, FromQueryResult)]
+pub(crate) struct FlaggedRow {
+    pub(crate) id: SubscriptionId,
+    /// Two snapshots of one moment disagree; else it has no real snapshot yet.
+    pub(crate) needs_refresh: bool,
+    pub(crate) version_at: Time,
+}
+
+/// At most `limit` of them, by id, after `after`. The condition is that of the index `subscriptions_flagged`, word by word, or SQLite would not
+/// see that it fits.
+pub(crate) async fn flagged(db: &impl ConnectionTrait, after: &str, limit: u64) -> Result<Vec<FlaggedRow>, DbErr> {
+    let sql = "SELECT id, needs_refresh, version_at FROM subscriptions WHERE (needs_refresh OR rank < 2) AND id > $1 ORDER BY id LIMIT $2";
+    let values = [after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    FlaggedRow::find_by_statement(statement).all(db).await
+}

@@ -16,11 +16,15 @@
 //! - [`users`]: what the host asks and tells
 //! - [`reprojection`]: what a changed catalogue changes
 //! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event
+//! - [`mail`]: what the outbox holds goes out
+//! - [`changes`]: the timeline of everybody as a feed
+//! - [`retention`]: what is emptied and deleted, and when
 //! - [`db`]: connections and transactions; [`progress`]: how far long work has come
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
 
 pub mod apply;
 pub mod catalog;
+pub mod changes;
 pub mod db;
 pub mod event;
 pub mod events;
@@ -29,11 +33,13 @@ pub mod fetched;
 pub mod inbox;
 pub mod json_text;
 pub mod lenient;
+pub mod mail;
 pub mod policy;
 pub mod processor;
 pub mod progress;
 pub mod projection;
 pub mod reprojection;
+pub mod retention;
 pub mod samples;
 pub mod signature;
 mod store;

@@ -251,6 +251,7 @@ impl Processor {
             return Err(Trouble::LeaseLost);
         }
         tx.commit().await?;
+        pass.emails += emails.len();
         report(group, &applied, &marks, changes.len(), pass);
         Ok(())
     }

@@ -3,9 +3,15 @@
 //! - [`rowset`]: reads and upserts of whole sets of entity rows, derived from the entities themselves
 //! - [`fence`]: whether a job still holds its lease
 //! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
+//! - [`outbox`]: e-mails, claimed and settled
+//! - [`feed`]: numbers for what is committed
+//! - [`retention`]: what is emptied and deleted
 
+pub(crate) mod feed;
 pub(crate) mod fence;
 pub(crate) mod inbox;
+pub(crate) mod outbox;
 mod postgres;
+pub(crate) mod retention;
 pub(crate) mod rowset;
 mod sqlite;

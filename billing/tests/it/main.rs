@@ -1,11 +1,14 @@
 //! The domain against real databases, and its laws against generated histories.
 
 mod catalogue;
+mod changes;
 mod desk;
 mod history;
 mod inbox;
 mod laws;
+mod mail;
 mod migrations;
 mod ownership;
 mod processing;
+mod retention;
 mod semantics;

@@ -115,6 +115,12 @@ impl Db {
         Self { fence: Some(Arc::new(fence)), ..self.clone() }
     }
 
+    /// The same database for writes that a claim of their own guards: what has left this machine must be told even where the job's lease is
+    /// lost.
+    pub(crate) fn unfenced(&self) -> Self {
+        Self { fence: None, ..self.clone() }
+    }
+
     /// Begins a transaction that may write.
     ///
     /// # Errors

@@ -18,11 +18,15 @@
 //! - [`reconcile`]: what is stored, compared with what Stripe has, and repaired; [`recovery`]: events that never arrived;
 //!   [`endpoint`]: whether Stripe delivers at all; [`checkup`]: all of it, for a person
 //! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event; [`refresh`]: when it is asked
+//! - [`mail`]: what the outbox holds goes out
+//! - [`changes`]: the timeline of everybody as a feed
+//! - [`retention`]: what is emptied and deleted, and when
 //! - [`db`]: connections and transactions; [`progress`]: how far long work has come
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
 
 pub mod apply;
 pub mod catalog;
+pub mod changes;
 pub mod checkup;
 pub mod db;
 pub mod endpoint;
@@ -33,6 +37,7 @@ pub mod fetched;
 pub mod inbox;
 pub mod json_text;
 pub mod lenient;
+pub mod mail;
 pub mod policy;
 pub mod processor;
 pub mod progress;
@@ -41,6 +46,7 @@ pub mod reconcile;
 pub mod recovery;
 pub mod refresh;
 pub mod reprojection;
+pub mod retention;
 pub mod samples;
 pub mod signature;
 mod store;

@@ -30,8 +30,14 @@ pub struct Model {
     pub status: EmailStatus,
     /// Tries that failed.
     pub attempts: i32,
-    /// When it is due.
+    /// When it is due; while it is claimed, when the claim runs out.
     pub next_attempt_at: Time,
+    /// The instance that claimed it.
+    pub claimed_by: Option<String>,
+    /// The claim; a lost one can settle nothing.
+    pub claim_token: Option<Uuid>,
+    /// Tries of which nobody knows whether the e-mail went out.
+    pub unknown_outcomes: i32,
     /// Last error.
     pub error: Option<String>,
     /// When the mail server took it.

@@ -30,6 +30,8 @@ pub struct Model {
     pub after: Json,
     /// For people: which rule made it so.
     pub reason: String,
+    /// Its place in the feed; given once the change is committed, by whoever reads the feed. Writers leave it out.
+    pub number: Option<i64>,
 }
 
 /// No relations: the domain reads sets of rows, never graphs.

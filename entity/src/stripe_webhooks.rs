@@ -73,6 +73,8 @@ pub struct Model {
     pub claimed_until: Option<Time>,
     /// Leases that ran out.
     pub crashes: i32,
+    /// When its payload was emptied, if it was: what is there in its place is no event.
+    pub payload_emptied_at: Option<Time>,
 }
 
 /// No relations: the domain reads sets of rows, never graphs.

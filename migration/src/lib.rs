@@ -10,6 +10,7 @@ mod m20261124_000001_core;
 mod m20261124_000002_jobs;
 mod m20261124_000004_reconcile;
 mod m20261124_000005_refetch;
+mod m20261124_000006_outbox_and_feed;
 mod runner;
 
 pub use runner::{MigrateError, State, down, pending, status, up};
@@ -26,6 +27,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000002_jobs::Migration),
             Box::new(m20261124_000004_reconcile::Migration),
             Box::new(m20261124_000005_refetch::Migration),
+            Box::new(m20261124_000006_outbox_and_feed::Migration),
         ]
     }
 }

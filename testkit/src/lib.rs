@@ -1,4 +1,4 @@
-//! For tests only: fresh databases of both kinds, gone when dropped.
+//! For tests only: fresh databases of both kinds, gone when dropped; and a mail server ([`smtp`]).
 //!
 //! `SQLite` is a file in a folder of its own. PostgreSQL is a new database of the server that `TRUEUP_TEST_POSTGRES` names
 //! (`scripts/test` and `scripts/with-postgres` start one). Without that variable a developer's run goes on with `SQLite` and says so;
@@ -8,6 +8,7 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a test is meant to panic where its ground is not as it must be")]
 
+pub mod smtp;
 pub mod stripe;
 
 use std::{future::Future, sync::OnceLock};

@@ -1,4 +1,4 @@
-//! What a person asks of the inbox: lists, one event, figures, another try.
+//! What a person asks of the inbox: lists, one event, figures. Another try is in [`super::retry`].
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,13 @@ use entity::{
 use sea_orm::{
     ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, ExprTrait, FromQueryResult, QueryFilter, QueryOrder,
     QuerySelect, Statement, Value,
-    sea_query::{Expr, Query, SimpleExpr},
+    sea_query::{Expr, SimpleExpr},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Arrival, IntakeRules};
-use crate::{
-    db::Db,
-    events,
-    store::{inbox::now, rowset::text_in},
-};
+pub use super::retry::{Requeued, RetryError, retry, retry_all};
+use crate::{db::Db, store::inbox::now};
 
 /// Which events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,7 +40,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn condition(&self, backend: DbBackend) -> Condition {
+    pub(super) fn condition(&self, backend: DbBackend) -> Condition {
         Condition::all()
             .add_option(self.status.map(|status| Column::ProcessingStatus.eq(status)))
             .add_option(self.event_type.as_ref().map(|event_type| Column::EventType.eq(event_type)))
@@ -141,6 +137,8 @@ pub struct Detail {
     pub record: Record,
     /// The payload, as JSON text; it may be nested deeper than some readers like.
     pub payload: String,
+    /// When the payload was emptied, where it was; an empty object is in its place.
+    pub payload_emptied_at: Option<Time>,
     /// Kind, chain and history of failures; notes.
     pub error_details: Option<serde_json::Value>,
 }
@@ -209,6 +207,7 @@ pub async fn show(db: &Db, id: &EventId) -> Result<Option<Detail>, DbErr> {
     #[derive(FromQueryResult)]
     struct Rest {
         payload: String,
+        payload_emptied_at: Option<Time>,
         processing_error_details: Option<serde_json::Value>,
     }
     let find = || Entity::find().select_only().filter(Column::EventId.eq(id.clone()));
@@ -220,132 +219,17 @@ pub async fn show(db: &Db, id: &EventId) -> Result<Option<Detail>, DbErr> {
     let text = if db.backend() == DbBackend::Postgres { "payload::text" } else { "payload" };
     let rest: Option<Rest> = find()
         .column_as(Expr::cust(text), "payload")
+        .column(Column::PayloadEmptiedAt)
         .column(Column::ProcessingErrorDetails)
         .into_model()
         .one(db.reader())
         .await?;
-    Ok(rest.map(|rest| Detail { record, payload: rest.payload, error_details: rest.processing_error_details }))
-}
-
-/// Why an event cannot be tried again.
-#[derive(Debug, thiserror::Error)]
-pub enum RetryError {
-    /// There is none.
-    #[error("no event {0} in the inbox; `trueup webhooks list` shows what there is")]
-    Unknown(EventId),
-    /// A processor has it.
-    #[error("event {0} is being applied right now; look again in a moment")]
-    Busy(EventId),
-    /// Nobody vouches for it.
-    #[error(
-        "event {0} was put into the table without a verified signature and is never applied; let Stripe send it again"
-    )]
-    Unverified(EventId),
-    /// It is not ours to apply.
-    #[error("event {id} is still not ours to apply: {reason}")]
-    NotOurs {
-        /// The event.
-        id: EventId,
-        /// As when it was skipped.
-        reason: String,
-    },
-    /// The database.
-    #[error("the inbox could not be reached: {0}")]
-    Database(#[from] DbErr),
-}
-
-/// Makes an event due at once, with all its attempts before it. A completed one may be applied again: it ends as it did.
-pub async fn retry(db: &Db, id: &EventId, rules: &IntakeRules) -> Result<(), RetryError> {
-    let model: Option<EventRow> = Entity::find()
-        .select_only()
-        .columns([
-            Column::EventType,
-            Column::ProcessingStatus,
-            Column::SignatureVerified,
-            Column::Livemode,
-            Column::Account,
-        ])
-        .filter(Column::EventId.eq(id.clone()))
-        .into_model()
-        .one(db.reader())
-        .await?;
-    let row = model.ok_or_else(|| RetryError::Unknown(id.clone()))?;
-    if !row.signature_verified {
-        return Err(RetryError::Unverified(id.clone()));
-    }
-    if let Arrival::Skip(reason) = rules.decide(&row.event_type, Some(row.livemode), row.account.as_deref()) {
-        return Err(RetryError::NotOurs { id: id.clone(), reason });
-    }
-    let again = requeue(db, Condition::all().add(Column::EventId.eq(id.clone()))).await?;
-    if again == 0 { Err(RetryError::Busy(id.clone())) } else { Ok(()) }
-}
-
-#[derive(FromQueryResult)]
-struct EventRow {
-    event_type: String,
-    signature_verified: bool,
-    livemode: bool,
-    account: Option<String>,
-}
-
-/// Makes every event of the filter due at once that waits, failed or was skipped and is ours; returns how many. Without a status: the failed ones.
-pub async fn retry_all(db: &Db, filter: &Filter, rules: &IntakeRules) -> Result<u64, DbErr> {
-    let status = filter.status.unwrap_or(ProcessingStatus::Failed);
-    let filter = Filter { status: Some(status), ..filter.clone() };
-    let ours = Condition::all()
-        .add(text_in(db.backend(), "event_type", events::event_types().map(str::to_owned)))
-        .add_option(rules.livemode.map(|livemode| Column::Livemode.eq(livemode)))
-        .add(match &rules.account {
-            Some(account) => Column::Account.is_null().or(Column::Account.eq(account)),
-            None => Column::Account.is_null(),
-        });
-    requeue(db, filter.condition(db.backend()).add(ours)).await
-}
-
-/// Rows made due in one transaction.
-const SLICE: u64 = 5000;
-
-async fn requeue(db: &Db, which: Condition) -> Result<u64, DbErr> {
-    use sea_orm::ConnectionTrait;
-    let now = || Expr::cust(now(db.backend()));
-    // What is due already needs no help, and would be found again and again.
-    let resting = Column::ProcessingStatus.ne(ProcessingStatus::Pending).or(Expr::col(Column::NextAttemptAt).gt(now()));
-    let slice = Query::select()
-        .column(Column::Id)
-        .from(Entity)
-        .cond_where(
-            which
-                .add(Column::SignatureVerified.eq(true))
-                .add(Column::ProcessingStatus.ne(ProcessingStatus::Processing))
-                .add(resting),
-        )
-        .limit(SLICE)
-        .take();
-    let update = Query::update()
-        .table(Entity)
-        .value(Column::ProcessingStatus, ProcessingStatus::Pending)
-        .value(Column::Processed, false)
-        .value(Column::ProcessingAttempts, 0)
-        .value(Column::Crashes, 0)
-        .value(Column::Source, EventSource::Replay)
-        .value(Column::WaitsFor, Option::<String>::None)
-        .value(Column::NextAttemptAt, now())
-        .value(Column::ProcessedAt, Option::<Time>::None)
-        .value(Column::UpdatedAt, now())
-        .and_where(Column::Id.in_subquery(slice))
-        // Claimed meanwhile: whoever has it, finishes it.
-        .and_where(Column::ProcessingStatus.ne(ProcessingStatus::Processing))
-        .take();
-    let mut requeued = 0;
-    loop {
-        let tx = db.write().await?;
-        let done = tx.execute(&update).await?.rows_affected();
-        tx.commit().await?;
-        requeued += done;
-        if done < SLICE {
-            return Ok(requeued);
-        }
-    }
+    Ok(rest.map(|rest| Detail {
+        record,
+        payload: rest.payload,
+        payload_emptied_at: rest.payload_emptied_at,
+        error_details: rest.processing_error_details,
+    }))
 }
 
 /// Failures of one cause.

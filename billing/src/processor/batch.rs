@@ -306,6 +306,7 @@ impl Processor {
             return Err(Trouble::LeaseLost);
         }
         tx.commit().await?;
+        pass.emails += emails.len();
         report(group, &applied, &marks, changes.len(), pass);
         if self.stripe.is_some() {
             self.flags.add(worth_a_look(&world, group));

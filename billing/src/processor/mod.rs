@@ -101,6 +101,8 @@ pub struct Pass {
     pub outcomes: BTreeMap<Outcome, usize>,
     /// Entries of the timeline.
     pub changes: usize,
+    /// E-mails that events gave reason for; one that was queued before is counted again.
+    pub emails: usize,
     /// Claims whose holder had died.
     pub rescued: u64,
     /// Seconds from Stripe's `created` to the commit, for each applied event that tells it.

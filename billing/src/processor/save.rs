@@ -252,6 +252,7 @@ fn change_row(change: &Change, now: Time) -> Result<entitlement_changes::Model, 
         before: json(&change.before)?,
         after: json(&change.after)?,
         reason: change.reason.clone(),
+        number: None,
     })
 }
 
@@ -265,6 +266,9 @@ fn email_row(email: &QueuedEmail, now: Time) -> email_outbox::Model {
         status: EmailStatus::Pending,
         attempts: 0,
         next_attempt_at: now,
+        claimed_by: None,
+        claim_token: None,
+        unknown_outcomes: 0,
         error: None,
         sent_at: None,
         created_at: now,

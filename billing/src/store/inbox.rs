@@ -73,7 +73,7 @@ pub(crate) struct Mark {
 }
 
 /// `postgres` or `sqlite`, whichever the database speaks.
-fn choose<'a>(backend: DbBackend, postgres: &'a str, sqlite: &'a str) -> &'a str {
+pub(super) fn choose<'a>(backend: DbBackend, postgres: &'a str, sqlite: &'a str) -> &'a str {
     if backend == DbBackend::Postgres { postgres } else { sqlite }
 }
 
@@ -82,11 +82,11 @@ pub(crate) fn now(backend: DbBackend) -> &'static str {
     choose(backend, postgres::NOW, sqlite::NOW)
 }
 
-fn document(rows: &impl Serialize) -> Result<Value, DbErr> {
+pub(super) fn document(rows: &impl Serialize) -> Result<Value, DbErr> {
     Ok(serde_json::to_string(rows).map_err(|error| DbErr::Json(error.to_string()))?.into())
 }
 
-async fn execute(db: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Result<u64, DbErr> {
+pub(super) async fn execute(db: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Result<u64, DbErr> {
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
     Ok(db.execute_raw(statement).await?.rows_affected())
 }
@@ -173,6 +173,21 @@ pub(crate) async fn release(db: &impl ConnectionTrait, token: Uuid) -> Result<u6
     let sql = "UPDATE stripe_webhooks SET processing_status = 'pending', claimed_by = NULL, claim_token = NULL,
             claimed_until = NULL WHERE claim_token = $1 AND processing_status = 'processing'";
     execute(db, sql, vec![token.into()]).await
+}
+
+/// Puts the payload of an event back that was emptied.
+pub(crate) async fn restore_payload(
+    db: &impl ConnectionTrait,
+    id: &EventId,
+    payload: &str,
+    bytes: i64,
+) -> Result<u64, DbErr> {
+    let cast = choose(db.get_database_backend(), "::jsonb", "");
+    let sql = format!(
+        "UPDATE stripe_webhooks SET payload = $2{cast}, payload_bytes = $3, payload_emptied_at = NULL
+         WHERE event_id = $1 AND payload_emptied_at IS NOT NULL"
+    );
+    execute(db, &sql, vec![id.as_str().into(), payload.into(), bytes.into()]).await
 }
 
 /// Which claims are abandoned.

@@ -6,12 +6,18 @@
 //! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
 //! - [`parked`]: which parked events wait for a user who is there
 //! - [`refresh`]: which subscriptions Stripe has to be asked about
+//! - [`outbox`]: e-mails, claimed and settled
+//! - [`feed`]: numbers for what is committed
+//! - [`retention`]: what is emptied and deleted
 
+pub(crate) mod feed;
 pub(crate) mod fence;
 pub(crate) mod inbox;
+pub(crate) mod outbox;
 pub(crate) mod parked;
 mod postgres;
 pub(crate) mod reconcile;
 pub(crate) mod refresh;
+pub(crate) mod retention;
 pub(crate) mod rowset;
 mod sqlite;

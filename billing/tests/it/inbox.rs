@@ -65,9 +65,9 @@ fn what_is_not_ours_is_stored_and_skipped_with_the_reason_and_can_be_applied_onc
         assert!(reason("evt_3").await.contains("event type"));
 
         let skipped = Filter { status: Some(ProcessingStatus::Skipped), ..Default::default() };
-        assert_eq!(records::retry_all(&desk.db, &skipped, &desk.rules).await.expect("an answer"), 0);
+        assert_eq!(records::retry_all(&desk.db, &skipped, &desk.rules).await.expect("an answer").retried, 0);
         let mended = IntakeRules { livemode: Some(false), account: None };
-        assert_eq!(records::retry_all(&desk.db, &skipped, &mended).await.expect("an answer"), 1);
+        assert_eq!(records::retry_all(&desk.db, &skipped, &mended).await.expect("an answer").retried, 1);
         desk.work().await;
         assert_eq!(desk.standing(user_id(1)).await, "pro active access");
         desk.close().await;

@@ -1,10 +1,12 @@
 //! The domain against real databases, and its laws against generated histories.
 
 mod catalogue;
+mod changes;
 mod desk;
 mod history;
 mod inbox;
 mod laws;
+mod mail;
 mod migrations;
 mod ownership;
 mod processing;
@@ -12,5 +14,6 @@ mod reconcile;
 mod reconcile_desk;
 mod reconcile_safety;
 mod recovery;
+mod retention;
 mod scripted;
 mod semantics;

@@ -129,7 +129,7 @@ fn five_attempts_with_growing_pauses_then_failed_with_chain_history_and_fingerpr
         // A person mends the cause and tries again: all attempts are before it.
         cure(&desk).await;
         let id = EventId::parse("evt_001").expect("an id");
-        records::retry(&desk.db, &id, &IntakeRules::default()).await.expect("it can be tried again");
+        records::retry(&desk.db, &id, &IntakeRules::default(), None).await.expect("it can be tried again");
         assert_eq!(outcomes(&desk.work().await, Outcome::Applied), 1);
         desk.close().await;
     });
@@ -144,7 +144,7 @@ fn applying_a_completed_event_again_ends_as_it_did_and_writes_no_second_entry() 
         desk.apply(&[of(1, "sub_1")]).await;
         let before = (desk.user(user).await, desk.timeline(user).await.len());
         let id = EventId::parse("evt_001").expect("an id");
-        records::retry(&desk.db, &id, &IntakeRules::default()).await.expect("it can be applied again");
+        records::retry(&desk.db, &id, &IntakeRules::default(), None).await.expect("it can be applied again");
         desk.work().await;
         assert_eq!((desk.user(user).await, desk.timeline(user).await.len()), before);
         desk.close().await;
@@ -164,7 +164,8 @@ fn a_row_that_sql_put_there_unverified_is_never_applied() {
         .await;
         assert_eq!(desk.work().await.events(), 0);
         let id = EventId::parse("evt_001").expect("an id");
-        let refused = records::retry(&desk.db, &id, &IntakeRules::default()).await.expect_err("nobody vouches for it");
+        let refused =
+            records::retry(&desk.db, &id, &IntakeRules::default(), None).await.expect_err("nobody vouches for it");
         assert!(matches!(refused, records::RetryError::Unverified(_)));
         assert_eq!(desk.standing(user_id(1)).await, "free active no access");
         desk.close_with(1, 0).await;

@@ -14,6 +14,9 @@ pub mod settings;
 pub mod stripe_customers;
 pub mod stripe_webhooks;
 pub mod subscriptions;
+pub mod tier_overrides;
+pub mod usage_periods;
+pub mod usage_records;
 pub mod users;
 
 /// A moment in UTC, stored with microseconds.

@@ -7,6 +7,7 @@
 
 mod dialect;
 mod m20261124_000001_core;
+mod m20261124_000003_usage;
 mod runner;
 
 pub use runner::{MigrateError, State, down, pending, status, up};
@@ -18,6 +19,6 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261124_000001_core::Migration)]
+        vec![Box::new(m20261124_000001_core::Migration), Box::new(m20261124_000003_usage::Migration)]
     }
 }

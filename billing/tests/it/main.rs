@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod desk;
+mod expiry;
 mod history;
 mod inbox;
 mod laws;
@@ -9,3 +10,5 @@ mod migrations;
 mod ownership;
 mod processing;
 mod semantics;
+mod usage;
+mod windows;

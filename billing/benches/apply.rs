@@ -14,7 +14,7 @@ use billing::{
     projection::{Entitlement, Projection},
     samples::{Scene, scene_events},
     signature::{self, Tolerance, WebhookSecret, sign},
-    world::{User, World},
+    world::{Ahead, User, World},
 };
 use chrono::{DateTime, Utc};
 use criterion::{BatchSize, Criterion, Throughput};
@@ -97,6 +97,7 @@ fn user() -> User {
         email: "bench@example.com".to_owned(),
         carried: None,
         projection: Projection { entitlement, customer: None, subscription: None },
+        ahead: Ahead::default(),
     }
 }
 

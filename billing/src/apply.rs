@@ -15,7 +15,7 @@ use crate::{
     events::{Email, Told},
     facts::{Merge, Stamp},
     policy::Policy,
-    projection::{Entitlement, Projection},
+    projection::{Entitlement, Outlook, Projection},
     world::World,
 };
 
@@ -146,33 +146,43 @@ pub(crate) fn reproject(
     stamp: Option<&Stamp>,
     rules: Rules<'_>,
 ) -> Vec<Change> {
+    reproject_each(world, users, |_, _| what.to_owned(), source, stamp, rules)
+}
+
+/// The same, with an occasion for each user; it is asked for before anything of that user changes.
+pub(crate) fn reproject_each(
+    world: &mut World,
+    users: &BTreeSet<UserId>,
+    what: impl Fn(&World, UserId) -> String,
+    source: ChangeSource,
+    stamp: Option<&Stamp>,
+    rules: Rules<'_>,
+) -> Vec<Change> {
     let mut changes = Vec::new();
     for &id in users {
         let Some(user) = world.user(id) else { continue };
         let before = user.projection.entitlement.clone();
-        let (after, _) = world.project(id, rules.catalog, rules.policy, rules.now);
-        let entitlement = after.entitlement.clone();
-        let reason = format!("{what}: {}", because(&after));
-        world.set_projection(id, after);
-        if before != entitlement {
-            let event_id = stamp.map(|stamp| stamp.event_id.clone());
+        let (after, outlook) = world.project(id, rules.catalog, rules.policy, rules.now);
+        if before != after.entitlement {
             changes.push(Change {
                 user: id,
                 before,
-                after: entitlement,
+                after: after.entitlement.clone(),
                 source,
-                event_id,
+                event_id: stamp.map(|stamp| stamp.event_id.clone()),
                 reconciliation: None,
-                reason,
+                reason: format!("{}: {}", what(world, id), because(&after, &outlook)),
             });
         }
+        world.set_projection(id, after, &outlook);
     }
     changes
 }
 
-fn because(projection: &Projection) -> String {
+fn because(projection: &Projection, outlook: &Outlook) -> String {
     let Entitlement { tier, status, access, .. } = &projection.entitlement;
     match (&projection.subscription, access) {
+        _ if outlook.overridden => format!("an operator's override gives {tier}"),
         (Some(subscription), true) => format!("{subscription} ({status}) entitles to {tier}"),
         (Some(subscription), false) => {
             format!("no subscription entitles; the best one left, {subscription}, is {status}")

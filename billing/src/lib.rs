@@ -9,11 +9,13 @@
 //! - [`events`]: what each event type tells
 //! - [`facts`]: what is kept, each merged by a maximum under a total order
 //! - [`world`]: whose everything is
-//! - [`projection`], [`usage`], [`catalog`], [`policy`]: what a user may do
+//! - [`projection`], [`usage::Window`], [`catalog`], [`policy`]: what a user may do
 //! - [`mod@apply`]: one event, one world
 //!
 //! Around it:
 //! - [`users`]: what the host asks and tells
+//! - [`usage`]: counting against an allowance, and what happens by date
+//! - [`overrides`]: tiers that operators give until a date
 //! - [`reprojection`]: what a changed catalogue changes
 //! - [`reconcile`]: what is stored, compared with what Stripe has, and repaired; [`recovery`]: events that never arrived;
 //!   [`endpoint`]: whether Stripe delivers at all; [`checkup`]: all of it, for a person
@@ -38,6 +40,7 @@ pub mod inbox;
 pub mod json_text;
 pub mod lenient;
 pub mod mail;
+pub mod overrides;
 pub mod policy;
 pub mod processor;
 pub mod progress;

@@ -11,7 +11,7 @@ use crate::{
     catalog::{Catalog, FREE, PlanRank},
     facts::{Invoice, Item, Outcome, Rank, Subscription},
     policy::Policy,
-    usage::Window,
+    usage::OpenWindow,
 };
 
 /// What a user may do, and by what right.
@@ -40,6 +40,51 @@ pub struct Projection {
     pub customer: Option<CustomerId>,
     /// The governing subscription, else the best one left.
     pub subscription: Option<SubscriptionId>,
+}
+
+/// A tier that an operator gave until a date. While it lasts it wins over whatever the subscriptions say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// Which; one that no plan has any more is ignored.
+    pub tier: String,
+    /// First moment at which it no longer holds.
+    pub until: Time,
+    /// Why, for people.
+    pub reason: String,
+    /// Who gave it.
+    pub by: String,
+    /// When.
+    pub created_at: Time,
+}
+
+impl Override {
+    /// The plan it gives at `now`; none where it is over, or no plan has its tier.
+    pub fn plan(&self, catalog: &Catalog, now: Time) -> Option<PlanRank> {
+        catalog.by_tier(&self.tier).filter(|_| now < self.until)
+    }
+}
+
+/// What goes with a projection: the usage window that is open at that moment, and when time alone makes a difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// The window that is open.
+    pub window: OpenWindow,
+    /// The next moment at which time alone may change what the user may do: a scheduled end, the end of grace or of an override.
+    pub changes_at: Option<Time>,
+    /// The next moment at which anything has to be derived anew: that one, or the end of the window. Always later than the moment of
+    /// the projection.
+    pub rolls_at: Time,
+    /// True where an operator's override gives the tier.
+    pub overridden: bool,
+}
+
+impl Outlook {
+    /// What lies ahead of a user in this window. A trial that has yet to begin will be a window of its own.
+    pub(crate) fn new(window: OpenWindow, trial_start: Option<Time>, changes_at: Option<Time>, now: Time) -> Self {
+        let trial = trial_start.filter(|start| *start > now);
+        let rolls_at = [changes_at, trial].into_iter().flatten().fold(window.window.end, Time::min);
+        Self { window, changes_at, rolls_at, overridden: false }
+    }
 }
 
 /// A subscription with what its own snapshot does not tell.
@@ -96,17 +141,21 @@ impl Standing<'_> {
             .unwrap_or(version.at)
     }
 
+    /// The end of its grace, where it is past due and grace has an end.
+    pub(crate) fn grace_end(&self, policy: &Policy) -> Option<Time> {
+        let grace = policy.past_due_grace.filter(|_| self.status() == SubscriptionStatus::PastDue)?;
+        self.past_due_since().checked_add_signed(grace)
+    }
+
+    /// The dates on which it ends, as far as they are known.
+    fn ends(&self, policy: &Policy) -> impl Iterator<Item = Time> {
+        let scheduled = self.subscription.snapshot.scheduled_end();
+        [scheduled, self.grace_end(policy)].into_iter().flatten()
+    }
+
     /// When access ends by a date that is known already, and `None` where no date is.
     pub fn ends_at(&self, policy: &Policy) -> Option<Time> {
-        let scheduled = self.subscription.snapshot.scheduled_end();
-        let grace = policy
-            .past_due_grace
-            .filter(|_| self.status() == SubscriptionStatus::PastDue)
-            .map(|grace| self.past_due_since() + grace);
-        match (scheduled, grace) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        self.ends(policy).min()
     }
 
     /// True for what a user has, or had: not for a subscription that is only named, nor for a checkout that came to nothing.
@@ -156,14 +205,45 @@ fn entitling_rank(status: &SubscriptionStatus) -> Option<u8> {
     }
 }
 
-/// What a user with these subscriptions may do at `now`, and the usage window that is open then. `linked` is the customer shown where no subscription names one.
+/// What a user with these subscriptions may do at `now`, and what lies ahead. `linked` is the customer shown where no subscription names
+/// one. An override changes tier and limit and nothing about the window, so giving and taking one starts no count anew.
 pub fn project(
+    standings: &[Standing<'_>],
+    linked: Option<&CustomerId>,
+    given: Option<&Override>,
+    catalog: &Catalog,
+    policy: &Policy,
+    now: Time,
+) -> (Projection, Outlook) {
+    let (mut projection, mut outlook) = from_subscriptions(standings, linked, catalog, policy, now);
+    if let Some((given, plan)) = given.and_then(|given| Some((given, given.plan(catalog, now)?))) {
+        let plan = catalog.plan(plan);
+        let may = &mut projection.entitlement;
+        let grants = plan.tier != FREE;
+        if grants && may.access {
+            // It may outlast the subscription.
+            may.cancel_at = may.cancel_at.map(|end| end.max(given.until));
+        } else if grants {
+            "active".clone_into(&mut may.status);
+            may.cancel_at = Some(given.until);
+        }
+        may.access = grants;
+        may.tier.clone_from(&plan.tier);
+        may.limit = plan.monthly_limit.map(i64::from);
+        outlook.overridden = true;
+        outlook.changes_at = Some(outlook.changes_at.map_or(given.until, |at| at.min(given.until)));
+        outlook.rolls_at = outlook.rolls_at.min(given.until);
+    }
+    (projection, outlook)
+}
+
+fn from_subscriptions(
     standings: &[Standing<'_>],
     linked: Option<&CustomerId>,
     catalog: &Catalog,
     policy: &Policy,
     now: Time,
-) -> (Projection, Window) {
+) -> (Projection, Outlook) {
     struct Judged<'a> {
         standing: &'a Standing<'a>,
         status: SubscriptionStatus,
@@ -185,6 +265,13 @@ pub fn project(
             Judged { standing, status, over, plan, item }
         })
         .collect();
+    // Those of subscriptions that do not govern as well: they may come to, or show as the best one left.
+    let changes_at = judged
+        .iter()
+        .filter(|j| !j.status.is_terminal())
+        .flat_map(|j| j.standing.ends(policy))
+        .filter(|end| *end > now)
+        .min();
     // Equal rank: the earliest made, then the smallest id, is the greater here.
     let age = |j: &Judged<'_>| {
         let made_at = j.standing.subscription.snapshot.made_at.unwrap_or(Time::MAX_UTC);
@@ -203,7 +290,7 @@ pub fn project(
     if let Some(((plan, _), j)) = governing {
         let plan = catalog.plan(plan);
         let snapshot = &j.standing.subscription.snapshot;
-        let interval = j.item.and_then(|item| Some((item.interval.as_deref()?, item.interval_count.unwrap_or(1))));
+        let interval = j.item.and_then(Item::billed_every);
         let projection = Projection {
             entitlement: Entitlement {
                 tier: plan.tier.clone(),
@@ -216,7 +303,8 @@ pub fn project(
             customer: customer_of(j),
             subscription: Some(j.standing.subscription.id.clone()),
         };
-        return (projection, Window::of_subscription(snapshot, interval, now));
+        let window = OpenWindow::of(j.standing.subscription, interval, now);
+        return (projection, Outlook::new(window, snapshot.trial_start, changes_at, now));
     }
     let rest = judged
         .iter()
@@ -234,7 +322,7 @@ pub fn project(
         customer: rest.map_or_else(|| linked.cloned(), customer_of),
         subscription: rest.map(|j| j.standing.subscription.id.clone()),
     };
-    (projection, Window::calendar_month(now))
+    (projection, Outlook::new(OpenWindow::free(now), None, changes_at, now))
 }
 
 /// The status a user is shown: the ended ones read `canceled`.

@@ -16,6 +16,7 @@ use crate::{
     apply::{Rules, reproject},
     catalog::Catalog,
     db::Db,
+    overrides::warn_of_unknown_tiers,
     policy::Policy,
     processor::{
         load::{Access, Needs, load},
@@ -63,6 +64,7 @@ pub async fn reproject_if_rules_changed(db: &Db, catalog: &Catalog, policy: &Pol
         done.users += ids.len() as u64;
         done.changed += project_again(db, catalog, policy, ids).await?;
     }
+    warn_of_unknown_tiers(db, catalog).await?;
     let tx = db.write().await?;
     let row = settings::Model { name: SETTING.to_owned(), value: rules, updated_at: clock(&*tx).await? };
     upsert::<settings::Entity>(&*tx, &[row], OnConflict::Replace).await?;

@@ -1,9 +1,12 @@
 //! What the host asks and tells of its users.
 
+use std::time::Duration;
+
 use entity::{
     Time, entitlement_changes,
     enums::ChangeSource,
     ids::{CustomerId, UserId},
+    usage_periods,
     users::{ActiveModel, Column, Entity, Model},
 };
 use sea_orm::{ActiveValue::Set, ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, SqlErr};
@@ -16,15 +19,15 @@ use crate::{
     db::Db,
     policy::Policy,
     processor::{
-        load::{Access, Needs, load, needs_of_user},
+        load::{Access, Needs, load, needs_of_user, open_window},
         save::save,
     },
-    projection::Projection,
+    projection::{Override, Projection},
     store::{
         inbox::{clock, lock_keys},
         rowset::{email_column, text_in},
     },
-    usage::Window,
+    usage::{Meter, OpenWindow, Rolled, Window},
     world::email_key,
 };
 
@@ -43,6 +46,10 @@ pub struct UserView {
     pub used: i64,
     /// The open window.
     pub window: Window,
+    /// The tier an operator gave, over or not.
+    pub tier_override: Option<Override>,
+    /// What was rolled before the user was read.
+    pub rolled: Rolled,
 }
 
 impl UserView {
@@ -198,13 +205,55 @@ pub async fn by_customer(
     }
 }
 
-async fn view(db: &Db, catalog: &Catalog, policy: &Policy, row: Model, now: Time) -> Result<UserView, DbErr> {
+/// How long reading a user waits for being able to write.
+const ROLL_PATIENCE: Duration = Duration::from_millis(800);
+
+/// Rolls a user who is due, as far as that is possible: whoever reads is answered all the same.
+async fn roll(db: &Db, catalog: &Catalog, policy: &Policy, user: UserId) -> Rolled {
+    match tokio::time::timeout(ROLL_PATIENCE, Meter::new(db, catalog, policy).roll(user)).await {
+        Ok(Ok(rolled)) => rolled,
+        Ok(Err(error)) => {
+            tracing::debug!(%user, %error, "a user who is due was read and could not be rolled");
+            Rolled::default()
+        }
+        Err(_) => {
+            tracing::debug!(%user, "a user who is due was read and could not be rolled in time");
+            Rolled::default()
+        }
+    }
+}
+
+async fn view(db: &Db, catalog: &Catalog, policy: &Policy, mut row: Model, now: Time) -> Result<UserView, DbErr> {
+    let mut rolled = Rolled::default();
+    if row.rolls_at <= now {
+        // Boxed: it is rare, and its future large.
+        rolled = Box::pin(roll(db, catalog, policy, row.id)).await;
+        if rolled.users > 0
+            && let Some(anew) = Entity::find_by_id(row.id).one(db.reader()).await?
+        {
+            row = anew;
+        }
+    }
     let mut needs = Needs::default();
     needs.users.insert(row.id);
     let world = load(db.reader(), &needs, Access::Read).await?;
-    let (projection, window) = world.project(row.id, catalog, policy, now);
-    let used = if row.usage_period_start == Some(window.start) { row.usage_count } else { 0 };
-    Ok(UserView { id: row.id, email: row.email, full_name: row.full_name, projection, used, window })
+    let (projection, outlook) = world.project(row.id, catalog, policy, now);
+    let used = used_in(db, &row, &outlook.window).await?;
+    let tier_override = world.tier_override(row.id).cloned();
+    let Model { id, email, full_name, .. } = row;
+    Ok(UserView { id, email, full_name, projection, used, window: outlook.window.window, tier_override, rolled })
+}
+
+/// What a user has used in a window: the open one, one they were in before, or one that is yet to be opened.
+async fn used_in(db: &Db, row: &Model, window: &OpenWindow) -> Result<i64, DbErr> {
+    let open = open_window(row);
+    if open.as_ref().is_some_and(|open| open.is_same_row(window)) {
+        return Ok(row.usage_count);
+    }
+    let key = (row.id, window.source.to_string(), window.window.start);
+    let entered = usage_periods::Entity::find_by_id(key).one(db.reader()).await?.map_or(0, |period| period.used);
+    let goes_over = open.is_some_and(|open| open.goes_over_to(window));
+    Ok(entered + if goes_over { row.usage_count } else { 0 })
 }
 
 /// An entry of the timeline.

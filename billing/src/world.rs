@@ -15,8 +15,8 @@ use crate::{
     catalog::Catalog,
     facts::{Customer, CustomerTold, Invoice, InvoiceTold, Link, Merge, Stamp, Subscription, SubscriptionTold},
     policy::Policy,
-    projection::{Projection, Standing, project},
-    usage::Window,
+    projection::{Outlook, Override, Projection, Standing, project},
+    usage::OpenWindow,
 };
 
 /// A user as far as billing is concerned.
@@ -30,6 +30,28 @@ pub struct User {
     pub carried: Option<CustomerId>,
     /// What is stored now.
     pub projection: Projection,
+    /// What is stored of the outlook.
+    pub ahead: Ahead,
+}
+
+/// What a user's row keeps of their [`Outlook`]. The default is that of a user of whom nothing is derived yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ahead {
+    /// The open window.
+    pub open: Option<OpenWindow>,
+    /// See [`Outlook::changes_at`].
+    pub changes_at: Option<Time>,
+    /// See [`Outlook::rolls_at`]; the epoch where the user is due whatever the time.
+    pub rolls_at: Time,
+}
+
+impl Ahead {
+    /// True where everything has been derived, and `outlook` says the same.
+    fn is(&self, outlook: &Outlook) -> bool {
+        self.rolls_at == outlook.rolls_at
+            && self.changes_at == outlook.changes_at
+            && self.open.as_ref() == Some(&outlook.window)
+    }
 }
 
 /// A form of an e-mail address in which equal means the same for our purposes.
@@ -49,6 +71,7 @@ pub struct World {
     subscriptions_by_customer: HashMap<CustomerId, BTreeSet<SubscriptionId>>,
     subscriptions_by_owner: HashMap<UserId, BTreeSet<SubscriptionId>>,
     invoices_by_subscription: HashMap<SubscriptionId, BTreeSet<InvoiceId>>,
+    overrides: HashMap<UserId, Override>,
     /// What has to be written back.
     pub(crate) dirty: Dirty,
 }
@@ -100,6 +123,19 @@ impl World {
             self.invoices_by_subscription.entry(subscription.clone()).or_default().insert(invoice.id.clone());
         }
         self.invoices.insert(invoice.id.clone(), invoice);
+    }
+
+    /// Takes in a stored override, or one that is to be stored; `None` takes it away.
+    pub fn set_override(&mut self, user: UserId, given: Option<Override>) {
+        match given {
+            Some(given) => self.overrides.insert(user, given),
+            None => self.overrides.remove(&user),
+        };
+    }
+
+    /// The override of a user, over or not.
+    pub fn tier_override(&self, user: UserId) -> Option<&Override> {
+        self.overrides.get(&user)
     }
 
     /// The user, if known.
@@ -394,8 +430,8 @@ impl World {
         Standing { subscription, invoice, customer_deleted }
     }
 
-    /// What a user may do at `now`, from the facts as they are, and the usage window that is open then.
-    pub fn project(&self, user: UserId, catalog: &Catalog, policy: &Policy, now: Time) -> (Projection, Window) {
+    /// What a user may do at `now`, from the facts as they are, and what lies ahead.
+    pub fn project(&self, user: UserId, catalog: &Catalog, policy: &Policy, now: Time) -> (Projection, Outlook) {
         let standings: Vec<Standing<'_>> = self
             .subscriptions_by_owner
             .get(&user)
@@ -413,17 +449,22 @@ impl World {
             .filter(|customer| customer.owner == Some(user) && customer.deleted_at.is_none())
             .max_by(|a, b| a.link.cmp(&b.link).then_with(|| b.seniority().cmp(&a.seniority())))
             .map(|customer| &customer.id);
-        project(&standings, linked, catalog, policy, now)
+        project(&standings, linked, self.tier_override(user), catalog, policy, now)
     }
 
-    /// Stores a projection; true where it differs from the stored one.
-    pub(crate) fn set_projection(&mut self, user: UserId, projection: Projection) -> bool {
-        let Some(user) = self.users.get_mut(&user) else { return false };
-        if user.projection == projection {
-            return false;
+    /// Stores a projection. Where it differs, or lets something else lie ahead, the user becomes due: the window is opened by whoever
+    /// comes by next to read, to consume or to reset, and never here.
+    pub(crate) fn set_projection(&mut self, user: UserId, projection: Projection, outlook: &Outlook) {
+        let Some(user) = self.users.get_mut(&user) else { return };
+        // Nothing is derived yet, or it is known to be due: only what is stored of the entitlement counts.
+        let due = user.ahead.rolls_at == Time::UNIX_EPOCH;
+        let as_it_was = if due { user.ahead.changes_at == outlook.changes_at } else { user.ahead.is(outlook) };
+        if user.projection == projection && as_it_was {
+            return;
         }
         user.projection = projection;
+        user.ahead.changes_at = outlook.changes_at;
+        user.ahead.rolls_at = Time::UNIX_EPOCH;
         self.dirty.users.insert(user.id);
-        true
     }
 }

@@ -20,6 +20,9 @@ pub mod stripe_cursors;
 pub mod stripe_customers;
 pub mod stripe_webhooks;
 pub mod subscriptions;
+pub mod tier_overrides;
+pub mod usage_periods;
+pub mod usage_records;
 pub mod users;
 
 /// A moment in UTC, stored with microseconds.

@@ -38,6 +38,14 @@ pub struct Model {
     pub usage_period_start: Option<Time>,
     /// End of the open window.
     pub usage_period_end: Option<Time>,
+    /// Source of the open window: `free`, or a subscription's id; none before the first window.
+    pub usage_source: Option<String>,
+    /// True while that subscription is only provisional: its count goes over to the window of the real one.
+    pub usage_provisional: bool,
+    /// The next moment at which time alone changes what the user may do: a scheduled end, the end of grace or of an override.
+    pub entitlement_changes_at: Option<Time>,
+    /// From then on window and entitlement have to be derived anew. The epoch: at once.
+    pub rolls_at: Time,
     /// Written by the host.
     pub last_login: Option<Time>,
     /// When the row was made.

@@ -8,6 +8,7 @@
 mod dialect;
 mod m20261124_000001_core;
 mod m20261124_000002_jobs;
+mod m20261124_000003_usage;
 mod m20261124_000004_reconcile;
 mod m20261124_000005_refetch;
 mod m20261124_000006_outbox_and_feed;
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261124_000001_core::Migration),
             Box::new(m20261124_000002_jobs::Migration),
+            Box::new(m20261124_000003_usage::Migration),
             Box::new(m20261124_000004_reconcile::Migration),
             Box::new(m20261124_000005_refetch::Migration),
             Box::new(m20261124_000006_outbox_and_feed::Migration),

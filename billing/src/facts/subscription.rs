@@ -130,6 +130,13 @@ pub struct Item {
     pub period_end: Option<Time>,
 }
 
+impl Item {
+    /// How long a billing period is: the unit, and how many of it.
+    pub(crate) fn billed_every(&self) -> Option<(&str, i64)> {
+        Some((self.interval.as_deref()?, self.interval_count.unwrap_or(1)))
+    }
+}
+
 /// A subscription as one event shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {

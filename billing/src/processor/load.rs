@@ -6,7 +6,7 @@ use entity::{
     Time,
     enums::LinkEvidence,
     ids::{CustomerId, InvoiceId, SubscriptionId, UserId},
-    invoices, stripe_customers, subscriptions, users,
+    invoices, stripe_customers, subscriptions, tier_overrides, users,
 };
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -17,12 +17,13 @@ use sha2::{Digest, Sha256};
 use crate::{
     events::Told,
     facts::{Customer, Invoice, InvoiceSnapshot, Item, Kind, Link, Rank, Snapshot, Stamp, Subscription, Version},
-    projection::{Entitlement, Projection},
+    projection::{Entitlement, Override, Projection},
     store::{
         inbox::newest_invoices,
         rowset::{email_column, text_in, uuid_in},
     },
-    world::{User, World, email_key},
+    usage::{OpenWindow, Window},
+    world::{Ahead, User, World, email_key},
 };
 
 /// What to load.
@@ -169,6 +170,13 @@ pub(crate) async fn load(db: &impl ConnectionTrait, needs: &Needs, access: Acces
                 .all(db)
                 .await?;
             round_customers.extend(theirs);
+            let given = tier_overrides::Entity::find()
+                .filter(uuid_in(backend, "user_id", fresh.iter().map(|id| id.0)))
+                .all(db)
+                .await?;
+            for row in given {
+                world.set_override(row.user_id, Some(tier_override(row)));
+            }
         }
         let mut of = Condition::any();
         if !fresh.is_empty() {
@@ -240,8 +248,10 @@ pub(crate) async fn needs_of_user(db: &impl ConnectionTrait, id: UserId, email: 
 }
 
 pub(crate) fn user(row: users::Model) -> User {
+    let open = open_window(&row);
     let customer = row.subscription_stripe_customer_id.and_then(|id| CustomerId::parse(id).ok());
     User {
+        ahead: Ahead { open, changes_at: row.entitlement_changes_at, rolls_at: row.rolls_at },
         id: row.id,
         email: row.email,
         carried: customer.clone(),
@@ -258,6 +268,18 @@ pub(crate) fn user(row: users::Model) -> User {
             subscription: row.subscription_stripe_subscription_id.and_then(|id| SubscriptionId::parse(id).ok()),
         },
     }
+}
+
+/// The window that a user's row mirrors.
+pub(crate) fn open_window(row: &users::Model) -> Option<OpenWindow> {
+    let Ok(source) = row.usage_source.as_deref()?.parse();
+    let window = Window { start: row.usage_period_start?, end: row.usage_period_end? };
+    Some(OpenWindow { source, window, provisional: row.usage_provisional })
+}
+
+fn tier_override(row: tier_overrides::Model) -> Override {
+    let tier_overrides::Model { user_id: _, tier, until, reason, by, created_at } = row;
+    Override { tier, until, reason, by, created_at }
 }
 
 fn link(

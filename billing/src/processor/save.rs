@@ -107,6 +107,7 @@ struct UserRow<'a> {
     current_period_end: Option<Time>,
     cancel_at: Option<Time>,
     usage_limit: Option<i64>,
+    entitlement_changes_at: Option<Time>,
 }
 
 impl<'a> UserRow<'a> {
@@ -123,6 +124,7 @@ impl<'a> UserRow<'a> {
             current_period_end: entitlement.current_period_end,
             cancel_at: entitlement.cancel_at,
             usage_limit: entitlement.limit,
+            entitlement_changes_at: user.ahead.changes_at,
         }
     }
 }

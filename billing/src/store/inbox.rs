@@ -82,7 +82,7 @@ pub(crate) fn now(backend: DbBackend) -> &'static str {
     choose(backend, postgres::NOW, sqlite::NOW)
 }
 
-pub(super) fn document(rows: &impl Serialize) -> Result<Value, DbErr> {
+pub(crate) fn document(rows: &impl Serialize) -> Result<Value, DbErr> {
     Ok(serde_json::to_string(rows).map_err(|error| DbErr::Json(error.to_string()))?.into())
 }
 

@@ -3,6 +3,7 @@
 //! - [`rowset`]: reads and upserts of whole sets of entity rows, derived from the entities themselves
 //! - [`fence`]: whether a job still holds its lease
 //! - [`reconcile`]: moments before the database's clock
+//! - [`usage`]: windows, counts, keys
 //! - [`inbox`]: the few hot statements of the inbox, spelled in one module per database
 //! - [`parked`]: which parked events wait for a user who is there
 //! - [`refresh`]: which subscriptions Stripe has to be asked about
@@ -21,3 +22,4 @@ pub(crate) mod refresh;
 pub(crate) mod retention;
 pub(crate) mod rowset;
 mod sqlite;
+pub(crate) mod usage;

@@ -55,14 +55,15 @@ pub(crate) const RENEW: &str = "
 UPDATE stripe_webhooks SET claimed_until = clock_timestamp() + make_interval(secs => $2)
 WHERE claim_token = $1 AND processing_status = 'processing'";
 
+/// Whatever was derived until now no longer holds: the user is due. Counts and windows are for [`super::usage`] alone to write.
 pub(crate) const SAVE_USERS: &str = "
 UPDATE users AS u
 SET subscription_tier = r.tier, subscription_status = r.status, subscription_access = r.access,
     subscription_stripe_customer_id = r.customer, subscription_stripe_subscription_id = r.subscription,
     subscription_current_period_end = r.current_period_end, subscription_cancel_at = r.cancel_at,
-    usage_limit = r.usage_limit, updated_at = clock_timestamp()
+    usage_limit = r.usage_limit, entitlement_changes_at = r.entitlement_changes_at, rolls_at = 'epoch', updated_at = clock_timestamp()
 FROM json_to_recordset($1::json) AS r (id uuid, tier text, status text, access boolean, customer text, subscription text,
-    current_period_end timestamptz, cancel_at timestamptz, usage_limit bigint)
+    current_period_end timestamptz, cancel_at timestamptz, usage_limit bigint, entitlement_changes_at timestamptz)
 WHERE u.id = r.id";
 
 /// Whoever else works on one of these keys waits until this transaction ends. Sorted, so that two waiters never wait for each other.

@@ -53,6 +53,7 @@ pub(crate) const RENEW: &str = "
 UPDATE stripe_webhooks SET claimed_until = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+' || $2 || ' seconds')
 WHERE claim_token = $1 AND processing_status = 'processing'";
 
+/// Whatever was derived until now no longer holds: the user is due. Counts and windows are for [`super::usage`] alone to write.
 pub(crate) const SAVE_USERS: &str = "
 UPDATE users
 SET subscription_tier = r.value ->> '$.tier', subscription_status = r.value ->> '$.status',
@@ -60,7 +61,9 @@ SET subscription_tier = r.value ->> '$.tier', subscription_status = r.value ->> 
     subscription_stripe_subscription_id = r.value ->> '$.subscription',
     subscription_current_period_end = replace(r.value ->> '$.current_period_end', 'Z', '+00:00'),
     subscription_cancel_at = replace(r.value ->> '$.cancel_at', 'Z', '+00:00'),
-    usage_limit = r.value ->> '$.usage_limit', updated_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
+    usage_limit = r.value ->> '$.usage_limit',
+    entitlement_changes_at = replace(r.value ->> '$.entitlement_changes_at', 'Z', '+00:00'),
+    rolls_at = '1970-01-01T00:00:00+00:00', updated_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
 FROM json_each($1) AS r WHERE users.id = unhex(r.value ->> '$.id', '-')";
 
 /// Newest speaking invoice of each subscription.

@@ -13,15 +13,16 @@ use billing::{
     policy::Policy,
     processor::{Outcome, Pass, Processor, ProcessorOptions},
     signature::{Tolerance, WebhookSecret, sign},
+    usage::{Meter, Rolled},
     users::{self, UserTold, UserView},
 };
 use entity::{
     Time,
     enums::ProcessingStatus,
     ids::{EventId, UserId},
-    stripe_webhooks,
+    stripe_webhooks, usage_periods,
 };
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder};
 use serde_json::Value;
 use testkit::{Kind, TestDb};
 use tokio::sync::Notify;
@@ -93,11 +94,30 @@ impl Desk {
     }
 
     pub(crate) async fn user(&self, id: UserId) -> UserView {
-        let now = Time::from_timestamp(NOW, 0).expect("a moment");
-        users::get(&self.db, &self.catalog, &self.policy, id, now)
+        self.user_at(id, Time::from_timestamp(NOW, 0).expect("a moment")).await
+    }
+
+    /// Counts usage as if it were this moment.
+    pub(crate) fn meter(&self, now: Time) -> Meter<'_> {
+        Meter::new(&self.db, &self.catalog, &self.policy).at(now)
+    }
+
+    /// The user as this moment shows them.
+    pub(crate) async fn user_at(&self, id: UserId, now: Time) -> UserView {
+        let view = users::get(&self.db, &self.catalog, &self.policy, id, now).await.expect("the database answers");
+        // Whether reading had to roll the user says nothing of the user.
+        UserView { rolled: Rolled::default(), ..view.expect("the user is there") }
+    }
+
+    /// Every window of the user, by source and start.
+    pub(crate) async fn ledger(&self, id: UserId) -> Vec<usage_periods::Model> {
+        usage_periods::Entity::find()
+            .filter(usage_periods::Column::UserId.eq(id))
+            .order_by_asc(usage_periods::Column::Source)
+            .order_by_asc(usage_periods::Column::PeriodStart)
+            .all(self.db.reader())
             .await
             .expect("the database answers")
-            .expect("the user is there")
     }
 
     /// Tier, status and access in one line.

@@ -10,7 +10,7 @@ use billing::{
     policy::Policy,
     projection::{Entitlement, Projection},
     samples::ApiVersion,
-    world::{User, World},
+    world::{Ahead, User, World},
 };
 use entity::{
     Time,
@@ -49,6 +49,7 @@ fn newcomer(id: UserId, email: &str) -> User {
         email: email.into(),
         carried: None,
         projection: Projection { entitlement, customer: None, subscription: None },
+        ahead: Ahead::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod catalogue;
 mod changes;
 mod desk;
+mod expiry;
 mod history;
 mod inbox;
 mod laws;
@@ -17,3 +18,5 @@ mod recovery;
 mod retention;
 mod scripted;
 mod semantics;
+mod usage;
+mod windows;

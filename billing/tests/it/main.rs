@@ -7,5 +7,6 @@ mod inbox;
 mod laws;
 mod migrations;
 mod ownership;
+mod parked;
 mod processing;
 mod semantics;

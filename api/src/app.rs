@@ -11,6 +11,7 @@ use billing::{
     signature::{Tolerance, WebhookSecret},
 };
 use metrics::Metrics;
+use scheduler::{Handle, Registry};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
@@ -41,6 +42,10 @@ pub struct App {
     pub beat: Option<Arc<Beat>>,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Every job, with its settings.
+    pub jobs: Registry,
+    /// Runs them; none where this process runs none.
+    pub scheduler: Option<Handle>,
 }
 
 /// A bearer token, kept as its hash: comparing hashes tells nothing of how much of a guess was right.

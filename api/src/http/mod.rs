@@ -4,13 +4,14 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
-//! for each group of routes (`webhook`, `users`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
+//! for each group of routes (`webhook`, `users`, `admin`, `jobs`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
 mod admin;
 mod auth;
 mod body;
 mod docs;
 mod health;
+mod jobs;
 mod observe;
 mod problem;
 mod shapes;
@@ -36,6 +37,7 @@ use self::{
     auth::{FailedTries, Gate, Role},
     docs::DocsPage,
     health::HealthApi,
+    jobs::JobsApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
     table::RouteTable,
     users::UsersApi,
@@ -48,11 +50,11 @@ struct Document;
 
 impl OpenApi for Document {
     fn meta() -> Vec<MetaApi> {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::meta()
+        <(WebhookApi, UsersApi, AdminApi, JobsApi, HealthApi)>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::register(registry);
+        <(WebhookApi, UsersApi, AdminApi, JobsApi, HealthApi)>::register(registry);
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -103,7 +105,7 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
         .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
-        .nest_no_strip("/api/v1/admin", mounted(AdminApi(app), Some(operators)))
+        .nest_no_strip("/api/v1/admin", mounted((AdminApi(app.clone()), JobsApi(app)), Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))
         .nest_no_strip("/metrics", mounted(health, None))

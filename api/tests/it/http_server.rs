@@ -24,6 +24,7 @@ use poem::{
     http::StatusCode,
     test::{TestClient, TestRequestBuilder, TestResponse},
 };
+use scheduler::{JobSettings, Registry};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
 use testkit::TestDb;
@@ -65,6 +66,8 @@ impl Server {
             metrics: Arc::new(Metrics::new("test", events::event_types())),
             beat: None,
             nudge,
+            jobs: Registry::new(scheduler::jobs::all(), JobSettings::of),
+            scheduler: None,
         };
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));

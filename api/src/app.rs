@@ -13,6 +13,7 @@ use billing::{
     stripe::Stripe,
 };
 use metrics::Metrics;
+use scheduler::{Handle, Registry};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
@@ -49,6 +50,10 @@ pub struct App {
     pub stripe: Option<Arc<dyn Stripe>>,
     /// What requests begin and do not wait for.
     pub background: Background,
+    /// Every job, with its settings.
+    pub jobs: Registry,
+    /// Runs them; none where this process runs none.
+    pub scheduler: Option<Handle>,
 }
 
 impl App {

@@ -5,6 +5,7 @@
 //! - [`http`]: routes, auth, problems, OpenAPI
 //! - [`cli`]: `trueup …`
 //! - [`background`]: what a request begins and does not wait for; [`observe`]: reports as metrics
+//! - [`jobs`]: the scheduler, put together
 //! - [`serve`]: starts and stops all of it
 
 pub mod app;
@@ -12,6 +13,7 @@ pub mod background;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod jobs;
 pub mod observe;
 pub mod serve;
 mod telemetry;

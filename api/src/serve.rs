@@ -1,10 +1,10 @@
 //! Starts everything, and stops it in order.
 //!
-//! Start: database (waited for), listener, schema, own claims given back, writers, processor, HTTP. The listener comes first of what
+//! Start: database (waited for), listener, schema, own claims given back, writers, processor, scheduler, HTTP. The listener comes first of what
 //! leaves a trace: whoever finds the address taken must not touch the claims of the process that has it.
 //!
-//! Stop, on SIGTERM or Ctrl-C, within 10 seconds: no new connections; what is in flight is answered; the writers write what waits; the
-//! processor finishes or gives back its batch; the pool closes. A second Ctrl-C stops at once.
+//! Stop, on SIGTERM or Ctrl-C, within 10 seconds: no new connections, and no job is begun; what is in flight is answered, while jobs that run
+//! end or are interrupted; the writers write what waits; the processor finishes or gives back its batch; the pool closes. A second Ctrl-C stops at once.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,6 +21,7 @@ use billing::{
 use metrics::{Metrics, labels::EventOutcome};
 use migration::MigrateError;
 use poem::{Server, listener::TcpAcceptor};
+use scheduler::{BellError, Engine, EngineOptions, Tools};
 use sea_orm::DbErr;
 use tokio::{
     net::TcpListener,
@@ -34,7 +35,7 @@ use crate::{
     app::{App, Token},
     background::Background,
     config::{Config, Secret},
-    http,
+    http, jobs,
 };
 
 /// How long the start waits for a database that is away.
@@ -49,6 +50,8 @@ const BACKGROUND: Duration = Duration::from_millis(750);
 const WRITERS: Duration = Duration::from_secs(1);
 /// For the processor to finish or give back its batch.
 const PROCESSOR: Duration = Duration::from_millis(2500);
+/// For runs of jobs to end; their own bounds lie within, and count from the moment the server is told to stop.
+const SCHEDULER: Duration = Duration::from_secs(4);
 /// For the pool to close.
 const POOL: Duration = Duration::from_millis(500);
 /// A connection on which nothing happens for so long is closed. Longer than the minute that proxies keep one.
@@ -59,6 +62,8 @@ const IDLE: Duration = Duration::from_secs(75);
 pub struct Parts {
     /// Whether this process applies events.
     pub processor: bool,
+    /// Whether this process runs jobs.
+    pub scheduler: bool,
 }
 
 /// Where the server is.
@@ -123,6 +128,9 @@ pub enum ServeError {
     /// A webhook secret.
     #[error("STRIPE_WEBHOOK_SECRET: {0}")]
     Secret(#[from] SecretError),
+    /// The scheduler.
+    #[error(transparent)]
+    Scheduler(#[from] BellError),
     /// The server.
     #[error("the HTTP server ended")]
     Server(#[source] io::Error),
@@ -156,7 +164,7 @@ async fn serve(
     let acceptor = TcpAcceptor::from_tokio(listener).map_err(listening)?;
     migration::up(db.reader(), None).await?;
 
-    let (app, writers, processor) = assemble(&config, &db, address, parts)?;
+    let Assembled { mut app, writers, processor, tools } = assemble(&config, &db, address, parts)?;
     let working = match processor {
         Some(processor) => {
             let release = || async { processor.release_own().await };
@@ -168,6 +176,20 @@ async fn serve(
             let projecting = project_again(db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), end.clone());
             tokio::spawn(projecting);
             Some((end.clone(), tokio::spawn(work(processor, Bench::from(&app), end))))
+        }
+        None => None,
+    };
+    let scheduler = match tools {
+        Some(tools) => {
+            let options = EngineOptions { runner: name(address), ..EngineOptions::default() };
+            let observer = jobs::observer(&app.metrics, &app.jobs);
+            let engine = Engine::start(db.clone(), app.jobs.clone(), tools, options, observer).await?;
+            app.scheduler = Some(engine.handle());
+            let told = stop.clone();
+            Some(tokio::spawn(async move {
+                told.cancelled().await;
+                engine.stop().await;
+            }))
         }
         None => None,
     };
@@ -189,6 +211,11 @@ async fn serve(
         tracing::warn!(
             "the database did not take the last webhooks in time; Stripe was not told that it did and sends them again"
         );
+    }
+    if let Some(scheduler) = scheduler
+        && timeout(SCHEDULER, scheduler).await.is_err()
+    {
+        tracing::warn!("the scheduler did not stop in time; leases of its jobs run out");
     }
     if let Some((end, working)) = working {
         end.cancel();
@@ -224,7 +251,19 @@ impl From<&App> for Bench {
     }
 }
 
-type Assembled = (App, Vec<JoinHandle<()>>, Option<Processor>);
+struct Assembled {
+    app: App,
+    writers: Vec<JoinHandle<()>>,
+    /// Where this process applies events.
+    processor: Option<Processor>,
+    /// Where this process runs jobs.
+    tools: Option<Tools>,
+}
+
+/// Of this process, among others.
+fn name(address: SocketAddr) -> String {
+    format!("{}/{address}", hostname())
+}
 
 fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Result<Assembled, ServeError> {
     let catalog = Arc::new(config.catalog.clone());
@@ -233,9 +272,13 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
         config.webhook_secrets.iter().map(|secret| WebhookSecret::parse(secret.expose())).collect();
     let nudge = Arc::new(Notify::new());
     let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
-    let processor = parts.processor.then(|| {
-        let options = ProcessorOptions { holder: format!("{}/{address}", hostname()), ..config.processor.clone() };
-        Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None)
+    let options = ProcessorOptions { holder: name(address), ..config.processor.clone() };
+    let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None);
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types()));
+    let tools = parts.scheduler.then(|| {
+        let metrics = Arc::clone(&metrics);
+        let passes = Arc::new(move |pass: &Pass| observe(&metrics, pass));
+        jobs::tools(config, None, processor.clone(), passes, Arc::clone(&nudge))
     });
     let token = |secret: &Secret| Token::new(secret.expose());
     let app = App {
@@ -248,13 +291,15 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
         tolerance: Tolerance::default(),
         api_token: config.api_token.as_ref().map(token),
         admin_token: config.admin_token.as_ref().map(token),
-        metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types())),
+        metrics,
         beat: parts.processor.then(Arc::default),
         nudge,
         stripe,
         background: Background::default(),
+        jobs: jobs::registry(config),
+        scheduler: None,
     };
-    Ok((app, writers, processor))
+    Ok(Assembled { app, writers, processor: parts.processor.then_some(processor), tools })
 }
 
 /// Applies events until told to end. A panic ends one batch, whose lease runs out and is counted against its events; never the server.
@@ -369,7 +414,7 @@ pub(crate) fn out_of_reach(shown: String, passing: bool, sqlite: bool, source: D
 }
 
 /// The machine's name, as far as it is told.
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
     let told = told.or_else(|| std::env::var("COMPUTERNAME").ok()).unwrap_or_default();
     let name = told.trim();

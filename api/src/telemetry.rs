@@ -7,7 +7,7 @@ use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 use crate::config::LogFormat;
 
 /// What a server logs where nothing else is said.
-pub(crate) const SERVER_FILTER: &str = "info,sqlx=warn";
+pub(crate) const SERVER_FILTER: &str = "info,sqlx=warn,tokio_cron_scheduler=warn";
 
 /// What a short command logs where nothing else is said: what it does is on stdout.
 pub(crate) const COMMAND_FILTER: &str = "warn";

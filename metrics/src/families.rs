@@ -7,8 +7,11 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-use crate::labels::{
-    DriftKind, EndpointFinding, EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome,
+use crate::{
+    jobs::JobFamilies,
+    labels::{
+        DriftKind, EndpointFinding, EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome,
+    },
 };
 
 /// Stands for every event type that is not one of the known.
@@ -81,6 +84,7 @@ pub struct Metrics {
     recovered_events: IntCounter,
     endpoint_healthy: Gauge,
     endpoint_findings: IntGaugeVec,
+    pub(crate) jobs: JobFamilies,
 }
 
 impl Metrics {
@@ -243,6 +247,7 @@ impl Metrics {
                     &["finding"],
                 ),
             ),
+            jobs: JobFamilies::register(r),
             event_types: event_types.into_iter().collect(),
             registry,
         };
@@ -407,7 +412,7 @@ impl Metrics {
 }
 
 /// Registers a family that was just made; clones share its series.
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, family: prometheus::Result<C>) -> C {
+pub(crate) fn registered<C: Collector + Clone + 'static>(registry: &Registry, family: prometheus::Result<C>) -> C {
     let family = family.expect("every family is well-formed");
     registry.register(Box::new(family.clone())).expect("every family has a name of its own");
     family
@@ -417,7 +422,7 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     registered(registry, IntCounter::new(name, help))
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(crate) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 

@@ -144,6 +144,24 @@ label!(
 );
 
 label!(
+    /// How the run of a job ended.
+    JobOutcome {
+        /// It did all it had to.
+        Succeeded = "succeeded",
+        /// It could not.
+        Failed = "failed",
+        /// It could have gone on, and did not, so that nobody is hurt.
+        Refused = "refused",
+        /// Its process stopped, or lost its lease.
+        Interrupted = "interrupted",
+        /// It took longer than it may.
+        TimedOut = "timed_out",
+        /// Something it needs is not set up.
+        NotConfigured = "not_configured",
+    }
+);
+
+label!(
     /// Methods of HTTP.
     HttpMethod {
         /// GET.

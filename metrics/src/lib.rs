@@ -5,6 +5,7 @@
 //! knows neither the database nor the domain: whoever does something tells it what was done.
 
 mod families;
+mod jobs;
 pub mod labels;
 
 pub use families::{InboxDepth, Metrics, Reconciled};

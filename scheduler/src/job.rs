@@ -28,6 +28,17 @@ pub enum Missed {
     Skip,
 }
 
+impl Missed {
+    /// As it is configured and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Once => "once",
+            Self::All => "all",
+            Self::Skip => "skip",
+        }
+    }
+}
+
 /// What is fixed about a job; schedule, time limit and more can be set anew in `trueup.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobSpec {

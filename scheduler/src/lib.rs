@@ -33,7 +33,7 @@ pub mod slots;
 mod store;
 pub mod tools;
 
-pub use cron::{BadSchedule, Schedule};
+pub use cron::{BadSchedule, BellError, Schedule};
 pub use engine::{Engine, EngineOptions, Handle, RunNowError, run_here};
 pub use history::JobRun;
 pub use job::{AnyJob, Job, JobContext, JobError, JobSpec, Missed};

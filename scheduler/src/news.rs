@@ -29,6 +29,11 @@ pub enum News {
         /// Which.
         job: &'static str,
     },
+    /// The lease is lost in the middle of the run, which is told to stop.
+    LeaseLost {
+        /// Whose.
+        job: &'static str,
+    },
     /// The run is over, and the lease given back or lost.
     Ended {
         /// Which.

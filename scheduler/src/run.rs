@@ -190,6 +190,10 @@ fn told(error: &(dyn StdError + 'static)) -> String {
 /// Renews a lease until dropped. `lost` is cancelled when somebody else has it, or when for its whole length nobody could say.
 async fn keep(ground: Ground, job: &'static str, token: i64, lost: CancellationToken, beat: Arc<Beat>) {
     let mut renewed = Instant::now();
+    let give_up = || {
+        (ground.observer)(&News::LeaseLost { job });
+        lost.cancel();
+    };
     loop {
         sleep(ground.lease / 3).await;
         let begun = Instant::now();
@@ -203,11 +207,11 @@ async fn keep(ground: Ground, job: &'static str, token: i64, lost: CancellationT
         };
         match renewing {
             Ok(true) => renewed = begun,
-            Ok(false) => return lost.cancel(),
+            Ok(false) => return give_up(),
             Err(error) => {
                 tracing::warn!(job, %error, "a lease could not be renewed");
                 if renewed.elapsed() >= ground.lease {
-                    return lost.cancel();
+                    return give_up();
                 }
             }
         }

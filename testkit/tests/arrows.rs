@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("scheduler", &["billing", "entity"]),
     ("api", &["billing", "entity", "metrics", "migration", "scheduler"]),
     ("testkit", &["migration"]),
-    ("bench", &["billing"]),
+    ("bench", &["billing", "entity", "migration", "scheduler"]),
 ];
 
 /// Library, and the only crates that may use it in the product.

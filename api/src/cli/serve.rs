@@ -25,6 +25,9 @@ pub(super) struct Args {
     /// Only receive and answer; other processes apply the events
     #[arg(long)]
     no_processor: bool,
+    /// Run no jobs; other processes do
+    #[arg(long)]
+    no_scheduler: bool,
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode> {
@@ -49,7 +52,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         // A server goes on when nobody listens to what it says.
         let _ = output::line(text);
     };
-    match run_server(config, Parts { processor: !args.no_processor }, announce).await? {
+    match run_server(config, Parts { processor: !args.no_processor, scheduler: !args.no_scheduler }, announce).await? {
         Stopped::InOrder => Ok(ExitCode::SUCCESS),
         // As a shell tells of a process that Ctrl-C ended.
         Stopped::AtOnce => Ok(ExitCode::from(130)),

@@ -4,11 +4,12 @@
 //! Without any secret or token at all, [`development`] ones are made.
 
 pub mod development;
+mod jobs;
 mod read;
 mod tables;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -21,6 +22,7 @@ use billing::{
     processor::ProcessorOptions,
 };
 use reqwest::Url;
+use scheduler::JobSettings;
 use toml::{Table, Value};
 use tracing_subscriber::EnvFilter;
 
@@ -108,6 +110,8 @@ pub struct Config {
     pub processor: ProcessorOptions,
     /// How to connect.
     pub database: DbOptions,
+    /// How each job runs.
+    pub jobs: BTreeMap<&'static str, JobSettings>,
     /// True where nothing secret is set at all: development secrets take their place.
     pub development: bool,
     /// What works, but is probably not meant.
@@ -417,6 +421,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     let inbox = tables::inbox(root, mistakes, sqlite, database.acquire_timeout);
     let processor = tables::processor(root, mistakes, sqlite, backoff);
     let catalog = tables::catalog(root, mistakes, warnings);
+    let jobs = jobs::jobs(root, mistakes);
     let secret = |given: Option<Given>| given.map(|given| Secret(given.text));
     Config {
         database_url: Secret(database_url),
@@ -438,6 +443,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         inbox,
         processor,
         database,
+        jobs,
         development,
         warnings: Vec::new(),
     }

@@ -77,6 +77,8 @@ struct Readiness {
     migrations: Part,
     /// Whether events are being applied.
     processor: Part,
+    /// Whether jobs run when their time comes.
+    scheduler: Part,
 }
 
 #[derive(ApiResponse)]
@@ -102,9 +104,9 @@ impl HealthApi {
     #[oai(path = "/readyz", method = "get", operation_id = "readyz", tag = "Tag::Health")]
     async fn readyz(&self) -> ReadinessAnswer {
         let (database, migrations) = tokio::join!(self.database(), self.migrations());
-        let processor = self.processor();
-        let ready = [&database, &migrations, &processor].iter().all(|part| part.state == PartState::Ok);
-        let answer = Answer(Readiness { ready, database, migrations, processor });
+        let (processor, scheduler) = (self.processor(), self.scheduler());
+        let ready = [&database, &migrations, &processor, &scheduler].iter().all(|part| part.state == PartState::Ok);
+        let answer = Answer(Readiness { ready, database, migrations, processor, scheduler });
         if ready { ReadinessAnswer::Ready(answer) } else { ReadinessAnswer::NotReady(answer) }
     }
 
@@ -150,6 +152,14 @@ impl HealthApi {
             None => Part { state: PartState::Ok, detail: Some("this process runs none".to_owned()) },
             Some(beat) if beat.age() < LIFELESS => Part::ok(),
             Some(beat) => Part::failed(format!("not seen alive for {} s", beat.age().as_secs())),
+        }
+    }
+
+    fn scheduler(&self) -> Part {
+        match self.app.scheduler.as_ref().map(scheduler::Handle::lifeless) {
+            None => Part { state: PartState::Ok, detail: Some("this process runs none".to_owned()) },
+            Some(None) => Part::ok(),
+            Some(Some((job, age))) => Part::failed(format!("{job}: not seen alive for {} s", age.as_secs())),
         }
     }
 

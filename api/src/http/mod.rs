@@ -4,13 +4,14 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
-//! for each group of routes (`webhook`, `users`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
+//! for each group of routes (`webhook`, `users`, `admin`, `jobs`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
 mod admin;
 mod auth;
 mod body;
 mod docs;
 mod health;
+mod jobs;
 mod observe;
 mod problem;
 mod reconciliations;
@@ -37,6 +38,7 @@ use self::{
     auth::{FailedTries, Gate, Role},
     docs::DocsPage,
     health::HealthApi,
+    jobs::JobsApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
     reconciliations::ReconciliationsApi,
     table::RouteTable,
@@ -45,16 +47,19 @@ use self::{
 };
 use crate::app::App;
 
+/// Every group of routes.
+type Everything = (WebhookApi, UsersApi, AdminApi, JobsApi, ReconciliationsApi, HealthApi);
+
 /// The whole API for its description: it needs no running server, and serves nothing.
 struct Document;
 
 impl OpenApi for Document {
     fn meta() -> Vec<MetaApi> {
-        <(WebhookApi, UsersApi, AdminApi, ReconciliationsApi, HealthApi)>::meta()
+        <Everything>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(WebhookApi, UsersApi, AdminApi, ReconciliationsApi, HealthApi)>::register(registry);
+        <Everything>::register(registry);
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -105,7 +110,10 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
         .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
-        .nest_no_strip("/api/v1/admin", mounted((AdminApi(app.clone()), ReconciliationsApi(app)), Some(operators)))
+        .nest_no_strip(
+            "/api/v1/admin",
+            mounted((AdminApi(app.clone()), JobsApi(app.clone()), ReconciliationsApi(app)), Some(operators)),
+        )
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))
         .nest_no_strip("/metrics", mounted(health, None))

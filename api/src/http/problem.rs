@@ -42,6 +42,7 @@ pub(super) const CLOSED: Kind = Kind::new("closed", StatusCode::FORBIDDEN, "Thes
 pub(super) const NOT_FOUND: Kind = Kind::new("not-found", StatusCode::NOT_FOUND, "No such address");
 pub(super) const USER_UNKNOWN: Kind = Kind::new("user-unknown", StatusCode::NOT_FOUND, "No such user");
 pub(super) const EVENT_UNKNOWN: Kind = Kind::new("event-unknown", StatusCode::NOT_FOUND, "No such event");
+pub(super) const JOB_UNKNOWN: Kind = Kind::new("job-unknown", StatusCode::NOT_FOUND, "No such job");
 pub(super) const NOT_ALLOWED: Kind =
     Kind::new("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method does not fit the address");
 pub(super) const TOO_SLOW: Kind = Kind::new("too-slow", StatusCode::REQUEST_TIMEOUT, "The body came too slowly");
@@ -56,6 +57,8 @@ pub(super) const RECONCILIATION_RUNNING: Kind =
     Kind::new("reconciliation-running", StatusCode::CONFLICT, "A reconciliation is under way");
 pub(super) const NOT_CONFIGURED: Kind =
     Kind::new("not-configured", StatusCode::CONFLICT, "Something that this needs is not set up");
+pub(super) const JOB_RUNNING: Kind = Kind::new("job-running", StatusCode::CONFLICT, "The job is running");
+pub(super) const SCHEDULER_OFF: Kind = Kind::new("scheduler-off", StatusCode::CONFLICT, "This server runs no jobs");
 pub(super) const TOO_LARGE: Kind = Kind::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large");
 pub(super) const MEDIA_TYPE: Kind =
     Kind::new("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type does not fit");
@@ -70,6 +73,8 @@ pub(super) const NOT_STORED: Kind =
     Kind::new("not-stored", StatusCode::SERVICE_UNAVAILABLE, "The event could not be stored now");
 pub(super) const NOT_STORABLE: Kind =
     Kind::new("not-storable", StatusCode::BAD_REQUEST, "The event cannot be stored at all");
+pub(super) const STOPPING: Kind =
+    Kind::new("stopping", StatusCode::SERVICE_UNAVAILABLE, "This server is about to stop");
 pub(super) const TIMED_OUT: Kind = Kind::new("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long");
 
 /// A problem, ready to be told.

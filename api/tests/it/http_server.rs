@@ -25,6 +25,7 @@ use poem::{
     http::StatusCode,
     test::{TestClient, TestRequestBuilder, TestResponse},
 };
+use scheduler::{JobSettings, Registry};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
 use testkit::TestDb;
@@ -68,6 +69,8 @@ impl Server {
             nudge,
             stripe: None,
             background: Background::default(),
+            jobs: Registry::new(scheduler::jobs::all(), JobSettings::of),
+            scheduler: None,
         };
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));

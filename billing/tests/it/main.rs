@@ -10,6 +10,7 @@ mod laws;
 mod mail;
 mod migrations;
 mod ownership;
+mod parked;
 mod processing;
 mod reconcile;
 mod reconcile_desk;

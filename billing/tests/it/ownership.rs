@@ -19,23 +19,23 @@ use crate::{
     semantics::told,
 };
 
-fn customer(id: &str, email: &str, made_at: i64) -> CustomerSample {
+pub(crate) fn customer(id: &str, email: &str, made_at: i64) -> CustomerSample {
     CustomerSample::new(id, email, made_at)
 }
 
-fn known(event: &str, seconds_ago: i64, customer: &CustomerSample) -> Value {
+pub(crate) fn known(event: &str, seconds_ago: i64, customer: &CustomerSample) -> Value {
     told(event, "customer.created", seconds_ago, customer.render(ApiVersion::LATEST))
 }
 
 /// A subscription that names no user of its own.
-fn anonymous(event: &str, id: &str, customer: &str, tier: &str) -> Value {
+pub(crate) fn anonymous(event: &str, id: &str, customer: &str, tier: &str) -> Value {
     let mut sub = SubscriptionSample::new(id, customer, "active", NOW - 1000);
     sub.items[0].lookup_key = Some(tier.to_owned());
     sub.metadata = Metadata::new();
     told(event, "customer.subscription.created", 500, sub.render(ApiVersion::LATEST))
 }
 
-fn naming(event: &str, id: &str, customer: &str, user: UserId) -> Value {
+pub(crate) fn naming(event: &str, id: &str, customer: &str, user: UserId) -> Value {
     let mut sub = SubscriptionSample::new(id, customer, "active", NOW - 1000);
     sub.items[0].lookup_key = Some("pro".to_owned());
     sub.metadata = Metadata::from([("user_id".to_owned(), user.to_string())]);

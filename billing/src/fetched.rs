@@ -8,7 +8,7 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 
 use crate::{
-    apply::{Cause, Change, Rules, apply},
+    apply::{Cause, Change, Rules, apply, folded},
     catalog::Catalog,
     db::Db,
     events::Told,
@@ -62,6 +62,8 @@ pub async fn take_in(
         let cause = Cause { event_type: occasion.what, source: occasion.source, stamp: &stamp };
         changes.extend(apply(&mut world, told, cause, rules).changes);
     }
+    // One entry for a user, however much was fetched of theirs.
+    let mut changes = folded(changes);
     for change in &mut changes {
         change.event_id = None;
         change.reconciliation = occasion.reconciliation;

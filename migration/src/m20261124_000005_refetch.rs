@@ -16,7 +16,8 @@ impl MigrationName for Migration {
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // Ranks below 2 are unseen and provisional.
-        run(manager, &["CREATE INDEX subscriptions_flagged ON subscriptions (id) WHERE needs_refresh OR rank < 2"]).await
+        run(manager, &["CREATE INDEX subscriptions_flagged ON subscriptions (id) WHERE needs_refresh OR rank < 2"])
+            .await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

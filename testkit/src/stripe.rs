@@ -411,7 +411,8 @@ mod tests {
 
     #[test]
     fn a_request_is_taken_apart() {
-        let asked = parse("GET /v1/a%2Fb?types%5B%5D=x&limit=2&q=a+b HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer k\r\n\r\n");
+        let asked =
+            parse("GET /v1/a%2Fb?types%5B%5D=x&limit=2&q=a+b HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer k\r\n\r\n");
         assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/v1/a/b"));
         assert_eq!((asked.parameter("types[]"), asked.parameter("q")), (Some("x"), Some("a b")));
         assert_eq!(asked.headers["authorization"], "Bearer k");
@@ -424,7 +425,8 @@ mod tests {
             .collect();
         let ids = |query: &str| {
             let page = page(&objects, &parse(&format!("GET /v1/o?{query} HTTP/1.1\r\n\r\n")), "/v1/o");
-            let ids: Vec<String> = page["data"].as_array().expect("a list").iter().map(|o| o["id"].to_string()).collect();
+            let ids: Vec<String> =
+                page["data"].as_array().expect("a list").iter().map(|o| o["id"].to_string()).collect();
             (ids.join(" ").replace('"', ""), page["has_more"].as_bool().expect("a flag"))
         };
         assert_eq!(ids("limit=2"), ("o_0 o_1".into(), true));

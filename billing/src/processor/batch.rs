@@ -23,7 +23,7 @@ use super::{
     save::save,
 };
 use crate::{
-    apply::{Applied, Cause, Change, Rules, Verdict, apply},
+    apply::{Applied, Cause, Rules, Verdict, apply, folded},
     db::{Blame, blame, is_out_of_locks},
     events::{self, Reading, Told},
     facts::{Merge, Rank, Stamp},
@@ -159,7 +159,8 @@ impl Processor {
                 Read::Unreadable(row, error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
             }
         }
-        let wanting = if wanting.is_empty() { Vec::new() } else { self.sort_out(token, wanting, &mut ready, pass).await };
+        let wanting =
+            if wanting.is_empty() { Vec::new() } else { self.sort_out(token, wanting, &mut ready, pass).await };
         let finished = self.apply_all(token, ready, stop, pass).await;
         if !finished {
             return Vec::new();
@@ -281,11 +282,18 @@ impl Processor {
                 EventSource::Webhook | EventSource::Replay => ChangeSource::Webhook,
             };
             let cause = Cause { event_type: &event.row.event_type, source, stamp: &event.stamp };
-            let first = event.fetched.as_deref().map(|(told, stamp)| {
-                apply(&mut world, told.clone(), Cause { stamp, ..cause }, rules).changes
-            });
+            let first = event
+                .fetched
+                .as_deref()
+                .map(|(told, stamp)| apply(&mut world, told.clone(), Cause { stamp, ..cause }, rules).changes);
             let mut done = apply(&mut world, (*event.told).clone(), cause, rules);
-            done.changes = one_for_each_user(first.unwrap_or_default(), done.changes, &event.stamp);
+            if let Some(mut changes) = first {
+                changes.append(&mut done.changes);
+                done.changes = folded(changes);
+                for change in &mut done.changes {
+                    change.event_id = Some(event.stamp.event_id.clone());
+                }
+            }
             applied.push(done);
         }
         let changes: Vec<_> = applied.iter().flat_map(|a| a.changes.iter().cloned()).collect();
@@ -312,7 +320,14 @@ impl Processor {
     }
 
     /// Counts a failed attempt of one event.
-    pub(super) async fn fail(&self, token: Uuid, row: &ClaimedRow, kind: &'static str, chain: &[String], pass: &mut Pass) {
+    pub(super) async fn fail(
+        &self,
+        token: Uuid,
+        row: &ClaimedRow,
+        kind: &'static str,
+        chain: &[String],
+        pass: &mut Pass,
+    ) {
         let attempts = row.processing_attempts + 1;
         let tried = u32::try_from(attempts).unwrap_or(u32::MAX);
         let pause = self.options.backoff.pause(tried, rand::random::<f64>());
@@ -404,25 +419,6 @@ fn sold(told: &Told) -> Option<SubscriptionId> {
     let (rank, _, snapshot) = subscription.snapshot.as_ref()?;
     (*rank == Rank::Provisional && snapshot.status == entity::enums::SubscriptionStatus::Active)
         .then(|| subscription.id.clone())
-}
-
-/// The changes of what was fetched for an event and of the event itself, as the event's: at most one entry for a user.
-fn one_for_each_user(first: Vec<Change>, then: Vec<Change>, stamp: &Stamp) -> Vec<Change> {
-    let mut changes = first;
-    for change in then {
-        match changes.iter_mut().find(|earlier| earlier.user == change.user) {
-            Some(earlier) => {
-                earlier.after = change.after;
-                earlier.reason = change.reason;
-            }
-            None => changes.push(change),
-        }
-    }
-    changes.retain(|change| change.before != change.after);
-    for change in &mut changes {
-        change.event_id = Some(stamp.event_id.clone());
-    }
-    changes
 }
 
 /// Subscriptions of which Stripe alone can tell how they are, and what a fetched one must be newer than.

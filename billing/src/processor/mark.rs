@@ -24,7 +24,12 @@ pub(super) fn mark_of(row: &ClaimedRow, status: ProcessingStatus) -> Mark {
 }
 
 /// What becomes of an event that was applied.
-pub(super) fn verdict_mark(row: &ClaimedRow, applied: &Applied, now: Time, freed: impl Fn(&SubscriptionId) -> bool) -> Mark {
+pub(super) fn verdict_mark(
+    row: &ClaimedRow,
+    applied: &Applied,
+    now: Time,
+    freed: impl Fn(&SubscriptionId) -> bool,
+) -> Mark {
     // What earlier attempts left stays to be read.
     let details = row.processing_error_details.clone();
     match &applied.verdict {

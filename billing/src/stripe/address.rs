@@ -211,10 +211,7 @@ mod tests {
     #[test]
     fn an_object_is_asked_for_by_its_own_address() {
         let sub = SubscriptionId::parse("sub_1").expect("an id");
-        assert_eq!(
-            of(Target::Object(&Resource::Subscription(sub))),
-            "https://api.stripe.com/v1/subscriptions/sub_1"
-        );
+        assert_eq!(of(Target::Object(&Resource::Subscription(sub))), "https://api.stripe.com/v1/subscriptions/sub_1");
         let session = Resource::CheckoutSession("cs_1".into());
         assert_eq!(of(Target::Object(&session)), "https://api.stripe.com/v1/checkout/sessions/cs_1");
         assert_eq!(of(Target::Object(&Resource::Account)), "https://api.stripe.com/v1/account");

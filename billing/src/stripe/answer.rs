@@ -371,7 +371,10 @@ mod tests {
             [("a", r#"{"id": "a", "n": 12345678901234567890.10}"#), ("b", r#"{"deep": [[[]]], "id":"b"}"#)]
         );
         let nul = r#"{"data": [{"id": "a", "name": "\u0000"}]}"#;
-        assert_eq!(super::page(None, &reply(200, nul)).expect("a page").objects[0].object, r#"{"id": "a", "name": "\ufffd"}"#);
+        assert_eq!(
+            super::page(None, &reply(200, nul)).expect("a page").objects[0].object,
+            r#"{"id": "a", "name": "\ufffd"}"#
+        );
     }
 
     #[test]

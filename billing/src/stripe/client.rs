@@ -98,7 +98,9 @@ impl Default for ClientOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The key cannot be sent.
-    #[error("the API key is empty or holds characters that no HTTP header may hold; set STRIPE_SECRET_KEY to the key as Stripe shows it")]
+    #[error(
+        "the API key is empty or holds characters that no HTTP header may hold; set STRIPE_SECRET_KEY to the key as Stripe shows it"
+    )]
     Key,
     /// The version cannot be sent.
     #[error("the API version holds characters that no HTTP header may hold; write one like {API_VERSION}")]
@@ -199,12 +201,7 @@ struct Silence {
 
 impl StripeClient {
     /// A client; nothing is called yet. `base` is the address before `/v1`.
-    pub fn new(
-        base: &str,
-        key: ApiKey,
-        options: ClientOptions,
-        observer: ClientObserver,
-    ) -> Result<Self, ClientError> {
+    pub fn new(base: &str, key: ApiKey, options: ClientOptions, observer: ClientObserver) -> Result<Self, ClientError> {
         let base: Url = base.parse().map_err(|_| ClientError::Base)?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
             return Err(ClientError::Base);

@@ -55,11 +55,7 @@ fn unreadable(message: impl Into<String>) -> StripeError {
 }
 
 /// The subscription as Stripe shows it now, with all its items.
-pub async fn subscription(
-    stripe: &dyn Stripe,
-    id: &SubscriptionId,
-    lane: Lane,
-) -> Result<(Told, Stamp), StripeError> {
+pub async fn subscription(stripe: &dyn Stripe, id: &SubscriptionId, lane: Lane) -> Result<(Told, Stamp), StripeError> {
     let fetched = stripe.get(&Resource::Subscription(id.clone()), lane).await?;
     let object = completed(stripe, &fetched.object, lane).await?;
     told_of(&object, fetched.at)
@@ -213,7 +209,8 @@ mod tests {
         subscription(&stripe, &SubscriptionId::parse("sub_1").expect("an id"), Lane::Live).await
     }
 
-    const CUT: &str = r#"{"id": "sub_1", "status": "active", "n": 1.10, "items": {"data": [{"id": "si_0"}], "has_more": true}}"#;
+    const CUT: &str =
+        r#"{"id": "sub_1", "status": "active", "n": 1.10, "items": {"data": [{"id": "si_0"}], "has_more": true}}"#;
 
     #[tokio::test]
     async fn a_subscription_of_many_items_is_read_with_all_of_them() {

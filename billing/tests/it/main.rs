@@ -2,8 +2,10 @@
 
 mod catalogue;
 mod changes;
+mod client;
 mod desk;
 mod expiry;
+mod fake_stripe;
 mod history;
 mod inbox;
 mod laws;
@@ -16,6 +18,7 @@ mod reconcile;
 mod reconcile_desk;
 mod reconcile_safety;
 mod recovery;
+mod refetch;
 mod retention;
 mod scripted;
 mod semantics;

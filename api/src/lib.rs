@@ -14,4 +14,5 @@ pub mod config;
 pub mod http;
 pub mod observe;
 pub mod serve;
+mod stripe;
 mod telemetry;

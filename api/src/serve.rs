@@ -17,6 +17,7 @@ use billing::{
     processor::{Beat, Observer, Outcome, Pass, Processor, ProcessorOptions},
     reprojection::{Reprojected, reproject_if_rules_changed},
     signature::{SecretError, Tolerance, WebhookSecret},
+    stripe::ClientError,
 };
 use metrics::{Metrics, labels::EventOutcome};
 use migration::MigrateError;
@@ -34,7 +35,7 @@ use crate::{
     app::{App, Token},
     background::Background,
     config::{Config, Secret},
-    http,
+    http, stripe,
 };
 
 /// How long the start waits for a database that is away.
@@ -123,6 +124,9 @@ pub enum ServeError {
     /// A webhook secret.
     #[error("STRIPE_WEBHOOK_SECRET: {0}")]
     Secret(#[from] SecretError),
+    /// The client of Stripe's API.
+    #[error("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used: {0}")]
+    Stripe(#[from] ClientError),
     /// The server.
     #[error("the HTTP server ended")]
     Server(#[source] io::Error),
@@ -233,9 +237,10 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
         config.webhook_secrets.iter().map(|secret| WebhookSecret::parse(secret.expose())).collect();
     let nudge = Arc::new(Notify::new());
     let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
+    let stripe = stripe::connect(config)?;
     let processor = parts.processor.then(|| {
         let options = ProcessorOptions { holder: format!("{}/{address}", hostname()), ..config.processor.clone() };
-        Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None)
+        Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone())
     });
     let token = |secret: &Secret| Token::new(secret.expose());
     let app = App {
@@ -311,7 +316,7 @@ fn observe(metrics: &Metrics, pass: &Pass) {
             Outcome::Stale => EventOutcome::Stale,
             Outcome::Parked => EventOutcome::Parked,
             Outcome::Skipped => EventOutcome::Skipped,
-            Outcome::Retried => EventOutcome::Retried,
+            Outcome::Retried | Outcome::Postponed => EventOutcome::Retried,
             Outcome::Failed => EventOutcome::Failed,
         };
         metrics.events_done(outcome, *events);

@@ -1,6 +1,7 @@
 //! The domain against real databases, and its laws against generated histories.
 
 mod catalogue;
+mod checkup;
 mod desk;
 mod history;
 mod inbox;

@@ -8,7 +8,7 @@ use billing::{
 };
 use entity::{Time, enums::RunOutcome};
 use metrics::{Metrics, labels::JobOutcome};
-use scheduler::{JobSettings, News, Observer, Registry, Tools, jobs};
+use scheduler::{JobSettings, News, Observer, Observers, Registry, Tools, jobs};
 use tokio::sync::Notify;
 
 use crate::config::Config;
@@ -26,6 +26,7 @@ pub(crate) fn tools(
     processor: Processor,
     passes: processor::Observer,
     nudge: Arc<Notify>,
+    observers: Observers,
 ) -> Tools {
     Tools {
         catalog: Arc::new(config.catalog.clone()),
@@ -35,6 +36,8 @@ pub(crate) fn tools(
         processor,
         passes,
         nudge,
+        public_url: config.public_url.clone(),
+        observers,
     }
 }
 

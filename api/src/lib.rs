@@ -16,4 +16,5 @@ pub mod http;
 pub mod jobs;
 pub mod observe;
 pub mod serve;
+mod stripe;
 mod telemetry;

@@ -17,6 +17,7 @@ use billing::{
     processor::{Beat, Observer, Outcome, Pass, Processor, ProcessorOptions},
     reprojection::{Reprojected, reproject_if_rules_changed},
     signature::{SecretError, Tolerance, WebhookSecret},
+    stripe::ClientError,
 };
 use metrics::{Metrics, labels::EventOutcome};
 use migration::MigrateError;
@@ -36,6 +37,8 @@ use crate::{
     background::Background,
     config::{Config, Secret},
     http, jobs,
+    observe::observers,
+    stripe,
 };
 
 /// How long the start waits for a database that is away.
@@ -131,6 +134,9 @@ pub enum ServeError {
     /// The scheduler.
     #[error(transparent)]
     Scheduler(#[from] BellError),
+    /// The client of Stripe's API.
+    #[error("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used: {0}")]
+    Stripe(#[from] ClientError),
     /// The server.
     #[error("the HTTP server ended")]
     Server(#[source] io::Error),
@@ -273,12 +279,14 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
     let nudge = Arc::new(Notify::new());
     let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
     let options = ProcessorOptions { holder: name(address), ..config.processor.clone() };
-    let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None);
+    let stripe = stripe::connect(config)?;
+    let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone());
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types()));
     let tools = parts.scheduler.then(|| {
+        let observers = observers(&metrics);
         let metrics = Arc::clone(&metrics);
         let passes = Arc::new(move |pass: &Pass| observe(&metrics, pass));
-        jobs::tools(config, None, processor.clone(), passes, Arc::clone(&nudge))
+        jobs::tools(config, stripe.clone(), processor.clone(), passes, Arc::clone(&nudge), observers)
     });
     let token = |secret: &Secret| Token::new(secret.expose());
     let app = App {
@@ -356,7 +364,7 @@ fn observe(metrics: &Metrics, pass: &Pass) {
             Outcome::Stale => EventOutcome::Stale,
             Outcome::Parked => EventOutcome::Parked,
             Outcome::Skipped => EventOutcome::Skipped,
-            Outcome::Retried => EventOutcome::Retried,
+            Outcome::Retried | Outcome::Postponed => EventOutcome::Retried,
             Outcome::Failed => EventOutcome::Failed,
         };
         metrics.events_done(outcome, *events);

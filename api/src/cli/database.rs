@@ -85,7 +85,7 @@ pub(super) async fn migrate(migrate: Migrate, config: &Config) -> Result<ExitCod
 }
 
 /// Connects; an embedded database is made where there is none.
-async fn connect(config: &Config) -> Result<Db> {
+pub(super) async fn connect(config: &Config) -> Result<Db> {
     Db::connect(config.database_url.expose(), &config.database).await.map_err(|error| {
         let passing = blame(&error) == Blame::Surroundings && !config.is_sqlite();
         out_of_reach(config.database_shown(), passing, config.is_sqlite(), error).into()

@@ -17,7 +17,7 @@ use clap::Subcommand;
 use entity::enums::RunOutcome;
 use indicatif::{ProgressBar, ProgressStyle};
 use scheduler::{
-    EngineOptions, JobRun, Registry,
+    EngineOptions, JobRun, Observers, Registry,
     control::{self, ControlError, JobState},
     history::{self, Cursor},
     run_here,
@@ -33,6 +33,7 @@ use crate::{
     config::{Config, nearest},
     jobs,
     serve::hostname,
+    stripe,
 };
 
 /// What can be asked of jobs.
@@ -208,8 +209,9 @@ async fn run_one(db: &Db, registry: &Registry, config: &Config, name: &str, as_j
     let planned = registry.find(name)?;
     let options = ProcessorOptions { holder: runner.clone(), ..config.processor.clone() };
     let (catalog, policy) = (Arc::new(config.catalog.clone()), Arc::new(config.policy.clone()));
-    let processor = Processor::new(db.clone(), catalog, policy, options, None);
-    let tools = jobs::tools(config, None, processor, Arc::new(|_| {}), Arc::default());
+    let stripe = stripe::connect(config)?;
+    let processor = Processor::new(db.clone(), catalog, policy, options, stripe.clone());
+    let tools = jobs::tools(config, stripe, processor, Arc::new(|_| {}), Arc::default(), Observers::default());
     let (stop, progress) = (stop_on_signal(), Progress::default());
     let watching = watch(name.to_owned(), progress.clone());
     let options = EngineOptions { runner, ..EngineOptions::default() };

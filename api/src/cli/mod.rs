@@ -1,14 +1,17 @@
 //! `trueup …`: what a person or a script asks for.
 //!
-//! Exit codes: 0 done, 1 it failed, 2 it was asked wrongly or the configuration is wrong.
+//! Exit codes: 0 done, 1 it failed, 2 it was asked wrongly or the configuration is wrong; or a dry run found drift.
 
+mod check;
 mod client;
 mod database;
 mod jobs;
 mod output;
+mod reconcile;
 mod serve;
 mod trigger;
 mod users;
+mod watch;
 mod webhooks;
 
 use std::{io, process::ExitCode, time::Duration};
@@ -33,7 +36,7 @@ use crate::{
                   Try it without a Stripe account:\n  \
                   trueup                                          # in one terminal\n  \
                   trueup trigger checkout.session.completed --email user@example.com --tier pro   # in another\n\n\
-                  Exit codes: 0 done, 1 it failed, 2 it was asked wrongly or the configuration is wrong."
+                  Exit codes: 0 done, 1 it failed, 2 it was asked wrongly or the configuration is wrong, or a dry run found drift."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -58,6 +61,16 @@ enum Command {
     /// Look at the jobs, run one now, pause or resume one (works on the database)
     #[command(subcommand)]
     Jobs(jobs::Jobs),
+    /// Compare every subscription with Stripe and repair what differs (works on the database)
+    Reconcile(reconcile::ReconcileArgs),
+    /// Fetch the events whose webhooks never arrived (works on the database)
+    Recover(reconcile::RecoverArgs),
+    /// Tell what is misconfigured or does not work, and how to mend it; exit code 1 where something does not
+    Check {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask a running server whether it is ready; the exit code tells
     Healthcheck {
         /// Where the server is; by default where `TRUEUP_LISTEN` says
@@ -100,6 +113,9 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Webhooks(webhooks) => webhooks::run(webhooks, &config()?).await,
         Command::Users(users) => users::run(users, &config()?).await,
         Command::Jobs(jobs) => jobs::run(jobs, &config()?).await,
+        Command::Reconcile(args) => Box::pin(reconcile::reconcile(args, &config()?)).await,
+        Command::Recover(args) => reconcile::recover(args, &config()?).await,
+        Command::Check { json } => check::run(json, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,
         Command::Openapi => {
             output::line(http::openapi_spec())?;

@@ -118,7 +118,7 @@ impl FilterArgs {
     }
 }
 
-fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());
     }

@@ -10,7 +10,9 @@ use billing::{
     policy::Policy,
     processor::{Processor, ProcessorOptions},
 };
-use scheduler::{Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, Registry, Tools};
+use scheduler::{
+    Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, Observers, Registry, Tools,
+};
 use sea_orm::{ConnectionTrait, DbErr};
 use serde::Serialize;
 use tokio::{io::AsyncReadExt, sync::Notify};
@@ -83,6 +85,8 @@ pub(crate) async fn run(on: &On, runner: &str) -> Result<()> {
         processor,
         passes: Arc::new(|_| {}),
         nudge: Arc::new(Notify::new()),
+        public_url: None,
+        observers: Observers::default(),
     };
     let registry = Registry::new(vec![Box::new(Proof)], JobSettings::of);
     let options = EngineOptions { runner: runner.to_owned(), lease: on.lease()?, ..EngineOptions::default() };

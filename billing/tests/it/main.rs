@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod changes;
+mod checkup;
 mod client;
 mod desk;
 mod expiry;

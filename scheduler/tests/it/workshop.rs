@@ -20,7 +20,7 @@ use chrono::TimeDelta;
 use entity::{Time, enums::RunOutcome, job_runs, job_settings};
 use futures::future::BoxFuture;
 use scheduler::{
-    Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, News, Registry, Tools,
+    Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, News, Observers, Registry, Tools,
 };
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder};
 use serde_json::{Value, json};
@@ -236,6 +236,8 @@ pub(crate) fn tools(db: &Db) -> Tools {
         processor,
         passes: Arc::new(|_| {}),
         nudge: Arc::new(Notify::new()),
+        public_url: None,
+        observers: Observers::default(),
     }
 }
 

@@ -4,11 +4,13 @@ use std::{fmt, sync::Arc};
 
 use billing::{
     catalog::Catalog,
+    changes::Feed,
     db::Db,
     inbox::{Inbox, IntakeRules},
     policy::Policy,
     processor::Beat,
     signature::{Tolerance, WebhookSecret},
+    stripe::Stripe,
 };
 use metrics::Metrics;
 use sha2::{Digest, Sha256};
@@ -41,6 +43,10 @@ pub struct App {
     pub beat: Option<Arc<Beat>>,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Wakes whoever waits for changes.
+    pub feed: Feed,
+    /// Stripe's API; none without a key.
+    pub stripe: Option<Arc<dyn Stripe>>,
 }
 
 /// A bearer token, kept as its hash: comparing hashes tells nothing of how much of a guess was right.

@@ -4,11 +4,13 @@
 //! - [`config`]: environment and `trueup.toml`, every mistake told at once
 //! - [`http`]: routes, auth, problems, OpenAPI
 //! - [`cli`]: `trueup …`
+//! - [`mailing`]: sends e-mails as soon as they are queued
 //! - [`serve`]: starts and stops all of it
 
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod mailing;
 pub mod serve;
 mod telemetry;

@@ -10,9 +10,11 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use billing::{
     catalog::Catalog,
+    changes::Feed,
     db::{Blame, Db, blame},
     events,
     inbox::Inbox,
+    mail::TemplateError,
     policy::Policy,
     processor::{Beat, Observer, Outcome, Pass, Processor, ProcessorOptions},
     reprojection::{Reprojected, reproject_if_rules_changed},
@@ -34,6 +36,7 @@ use crate::{
     app::{App, Token},
     config::{Config, Secret},
     http,
+    mailing::Mailing,
 };
 
 /// How long the start waits for a database that is away.
@@ -114,6 +117,9 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// A text of an e-mail.
+    #[error("mail.templates: {0}")]
+    Template(TemplateError),
     /// The signals.
     #[error("signals cannot be handled")]
     Signals(#[source] io::Error),
@@ -153,9 +159,15 @@ async fn serve(
     let acceptor = TcpAcceptor::from_tokio(listener).map_err(listening)?;
     migration::up(db.reader(), None).await?;
 
-    let (app, writers, processor) = assemble(&config, &db, address, parts)?;
+    let Assembled { app, writers, processor, mailing } = assemble(&config, &db, address, parts, &stop)?;
     let working = match processor {
         Some(processor) => {
+            if let Some(mailing) = &mailing {
+                let end_leases = || async { mailing.end_own_leases(&db).await };
+                if patiently(&config, &stop, end_leases).await?.is_none() {
+                    return Ok(Stopped::InOrder);
+                }
+            }
             let release = || async { processor.release_own().await };
             let Some(released) = patiently(&config, &stop, release).await? else { return Ok(Stopped::InOrder) };
             if released > 0 {
@@ -164,7 +176,10 @@ async fn serve(
             let end = CancellationToken::new();
             let projecting = project_again(db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), end.clone());
             tokio::spawn(projecting);
-            Some((end.clone(), tokio::spawn(work(processor, Bench::from(&app), end))))
+            let bench = Bench { mail: mailing.as_ref().map(Mailing::nudge), ..Bench::from(&app) };
+            let mut working = vec![tokio::spawn(work(processor, bench, end.clone()))];
+            working.extend(mailing.map(|mailing| tokio::spawn(mailing.run(db.clone(), end.clone()))));
+            Some((end, working))
         }
         None => None,
     };
@@ -183,9 +198,9 @@ async fn serve(
     }
     if let Some((end, working)) = working {
         end.cancel();
-        if timeout(PROCESSOR, working).await.is_err() {
+        if timeout(PROCESSOR, futures::future::join_all(working)).await.is_err() {
             tracing::warn!(
-                "the processor did not finish its batch in time; its claims are taken back at the next start"
+                "the processor did not finish its batch, or the mail server did not answer, in time; what was claimed is taken back at the next start"
             );
         }
     }
@@ -203,6 +218,8 @@ struct Bench {
     nudge: Arc<Notify>,
     metrics: Arc<Metrics>,
     beat: Arc<Beat>,
+    feed: Feed,
+    mail: Option<Arc<Notify>>,
 }
 
 impl From<&App> for Bench {
@@ -211,23 +228,40 @@ impl From<&App> for Bench {
             nudge: Arc::clone(&app.nudge),
             metrics: Arc::clone(&app.metrics),
             beat: app.beat.clone().unwrap_or_default(),
+            feed: app.feed.clone(),
+            mail: None,
         }
     }
 }
 
-type Assembled = (App, Vec<JoinHandle<()>>, Option<Processor>);
+/// Everything of a server, put together and not yet running.
+struct Assembled {
+    app: App,
+    writers: Vec<JoinHandle<()>>,
+    processor: Option<Processor>,
+    mailing: Option<Mailing>,
+}
 
-fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Result<Assembled, ServeError> {
+fn assemble(
+    config: &Config,
+    db: &Db,
+    address: SocketAddr,
+    parts: Parts,
+    stop: &CancellationToken,
+) -> Result<Assembled, ServeError> {
     let catalog = Arc::new(config.catalog.clone());
     let policy = Arc::new(config.policy.clone());
     let secrets: Result<Arc<[WebhookSecret]>, SecretError> =
         config.webhook_secrets.iter().map(|secret| WebhookSecret::parse(secret.expose())).collect();
     let nudge = Arc::new(Notify::new());
     let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
+    let holder = format!("{}/{address}", hostname());
     let processor = parts.processor.then(|| {
-        let options = ProcessorOptions { holder: format!("{}/{address}", hostname()), ..config.processor.clone() };
+        let options = ProcessorOptions { holder: holder.clone(), ..config.processor.clone() };
         Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None)
     });
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types()));
+    let mailing = Mailing::of(config, &catalog, &metrics, holder).map_err(ServeError::Template)?;
     let token = |secret: &Secret| Token::new(secret.expose());
     let app = App {
         db: db.clone(),
@@ -239,17 +273,27 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
         tolerance: Tolerance::default(),
         api_token: config.api_token.as_ref().map(token),
         admin_token: config.admin_token.as_ref().map(token),
-        metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types())),
+        metrics,
         beat: parts.processor.then(Arc::default),
         nudge,
+        feed: Feed::start(db.clone(), stop.clone()),
+        stripe: None,
     };
-    Ok((app, writers, processor))
+    Ok(Assembled { app, writers, processor, mailing })
 }
 
 /// Applies events until told to end. A panic ends one batch, whose lease runs out and is counted against its events; never the server.
 async fn work(processor: Processor, bench: Bench, end: CancellationToken) {
-    let Bench { nudge, metrics, beat } = bench;
-    let observer: Observer = Arc::new(move |pass| observe(&metrics, pass));
+    let Bench { nudge, metrics, beat, feed, mail } = bench;
+    let observer: Observer = Arc::new(move |pass| {
+        observe(&metrics, pass);
+        if pass.changes > 0 {
+            feed.ring();
+        }
+        if let Some(mail) = mail.as_ref().filter(|_| pass.emails > 0) {
+            mail.notify_one();
+        }
+    });
     loop {
         let run = processor.clone().run(Arc::clone(&nudge), end.clone(), Arc::clone(&observer), Arc::clone(&beat));
         let ended = tokio::spawn(run).await;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use billing::{catalog::Catalog, inbox::IntakeRules, policy::Policy, processor::Processor, stripe::Stripe};
+use billing::{
+    catalog::Catalog, inbox::IntakeRules, mail::Mailer, policy::Policy, processor::Processor, retention::Retention,
+    stripe::Stripe,
+};
 use tokio::sync::Notify;
 
 /// Everything that some job needs, but for the database, which every run gets fenced by its lease ([`crate::JobContext::db`]).
@@ -20,4 +23,8 @@ pub struct Tools {
     pub processor: Processor,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Sends e-mails; none without a mail server.
+    pub mailer: Option<Arc<Mailer>>,
+    /// What is kept for how long.
+    pub retention: Retention,
 }

@@ -4,6 +4,7 @@
 
 mod client;
 mod database;
+mod emails;
 mod output;
 mod serve;
 mod trigger;
@@ -54,6 +55,9 @@ enum Command {
     /// Look at a user, and at why they are on their tier (works on the database)
     #[command(subcommand)]
     Users(users::Users),
+    /// Look at the outbox of e-mails, or try some again (works on the database)
+    #[command(subcommand)]
+    Emails(emails::Emails),
     /// Ask a running server whether it is ready; the exit code tells
     Healthcheck {
         /// Where the server is; by default where `TRUEUP_LISTEN` says
@@ -95,6 +99,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Trigger(args) => trigger::run(args).await,
         Command::Webhooks(webhooks) => webhooks::run(webhooks, &config()?).await,
         Command::Users(users) => users::run(users, &config()?).await,
+        Command::Emails(emails) => emails::run(emails, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,
         Command::Openapi => {
             output::line(http::openapi_spec())?;

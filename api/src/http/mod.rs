@@ -9,6 +9,7 @@
 mod admin;
 mod auth;
 mod body;
+mod changes;
 mod docs;
 mod health;
 mod observe;
@@ -34,6 +35,7 @@ use poem_openapi::{
 use self::{
     admin::AdminApi,
     auth::{FailedTries, Gate, Role},
+    changes::ChangesApi,
     docs::DocsPage,
     health::HealthApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
@@ -48,11 +50,11 @@ struct Document;
 
 impl OpenApi for Document {
     fn meta() -> Vec<MetaApi> {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::meta()
+        <(WebhookApi, UsersApi, ChangesApi, AdminApi, HealthApi)>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::register(registry);
+        <(WebhookApi, UsersApi, ChangesApi, AdminApi, HealthApi)>::register(registry);
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -102,7 +104,8 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
-        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
+        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts.clone())))
+        .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app.clone()), Some(hosts), changes::PATIENCE))
         .nest_no_strip("/api/v1/admin", mounted(AdminApi(app), Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))
@@ -119,13 +122,22 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
 
 /// A group of routes behind its gate, bounded in time.
 fn mounted(api: impl OpenApi + 'static, gate: Option<Gate>) -> impl Endpoint<Output = Response> {
+    mounted_for(api, gate, observe::PATIENCE)
+}
+
+/// The same with a bound of its own.
+fn mounted_for(
+    api: impl OpenApi + 'static,
+    gate: Option<Gate>,
+    patience: Duration,
+) -> impl Endpoint<Output = Response> {
     service(api)
         .into_endpoint()
         .before(move |mut request| {
             let admitted = gate.as_ref().map_or(Ok(()), |gate| gate.admit(&mut request));
             async move { admitted.map(|()| request).map_err(Into::into) }
         })
-        .around(observe::protect)
+        .around(move |endpoint, request| observe::protect(patience, endpoint, request))
 }
 
 /// The `OpenAPI` document of the whole API, as indented JSON; the same for the same version.

@@ -50,6 +50,12 @@ pub(super) const EVENT_BUSY: Kind = Kind::new("event-busy", StatusCode::CONFLICT
 pub(super) const EVENT_UNVERIFIED: Kind =
     Kind::new("event-unverified", StatusCode::CONFLICT, "Nobody vouches for the event");
 pub(super) const EVENT_NOT_OURS: Kind = Kind::new("event-not-ours", StatusCode::CONFLICT, "The event is not ours");
+pub(super) const EVENT_EMPTIED: Kind =
+    Kind::new("event-emptied", StatusCode::CONFLICT, "The event's payload was emptied");
+pub(super) const CURSOR_UNKNOWN: Kind =
+    Kind::new("cursor-unknown", StatusCode::CONFLICT, "The cursor lies beyond the feed's end");
+pub(super) const STRIPE: Kind =
+    Kind::new("stripe-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Stripe's API did not give what was asked");
 pub(super) const TOO_LARGE: Kind = Kind::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large");
 pub(super) const MEDIA_TYPE: Kind =
     Kind::new("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type does not fit");

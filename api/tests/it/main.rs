@@ -3,6 +3,7 @@
 mod cli_commands;
 mod config_mistakes;
 mod http_admin;
+mod http_changes;
 mod http_gates;
 mod http_server;
 mod http_users;

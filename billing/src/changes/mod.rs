@@ -71,11 +71,20 @@ pub struct FeedEntry {
     pub reason: String,
 }
 
+/// A part of the feed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The changes, in order; perhaps none.
+    pub entries: Vec<FeedEntry>,
+    /// Where to read on. Beyond the last entry where the users of later changes were deleted since.
+    pub next: Cursor,
+}
+
 /// What was read of the feed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reading {
-    /// The changes after the cursor, in order; perhaps none.
-    Changes(Vec<FeedEntry>),
+    /// What comes after the cursor.
+    Page(Page),
     /// The cursor lies beyond the feed's end: whoever holds it knows another database, or this one before it was restored from a backup.
     Beyond,
 }
@@ -87,7 +96,7 @@ pub async fn read(db: &Db, after: Cursor, limit: u64) -> Result<Reading, DbErr> 
         return Ok(Reading::Beyond);
     }
     if after == tip {
-        return Ok(Reading::Changes(Vec::new()));
+        return Ok(Reading::Page(Page { entries: Vec::new(), next: tip }));
     }
     let rows = Entity::find()
         .filter(Column::Number.gt(after.0))
@@ -108,7 +117,11 @@ pub async fn read(db: &Db, after: Cursor, limit: u64) -> Result<Reading, DbErr> 
             reason: row.reason,
         })
     };
-    Ok(Reading::Changes(rows.into_iter().filter_map(entry).collect()))
+    let full = rows.len() as u64 >= limit;
+    let entries: Vec<FeedEntry> = rows.into_iter().filter_map(entry).collect();
+    let last = entries.last().map_or(after, |entry| entry.cursor);
+    let next = if full { last } else { last.max(tip) };
+    Ok(Reading::Page(Page { entries, next }))
 }
 
 /// The end of the feed: after everything that is committed, which is numbered first. A feed that nobody has read for long takes several transactions; cut off

@@ -329,7 +329,11 @@ fn a_mail_server_needs_a_sender_and_an_address_that_is_one() {
     for (url, file, start) in [
         (smtp.1, "[mail]\nfrom = \"nobody\"", "mail.from: is no address; write one like"),
         (smtp.1, "[mail]\nfrom = \"a@example.com\"\nreply_to = \"b\"", "mail.reply_to: is no address"),
-        (smtp.1, "[mail]\nfrom = \"a@example.com\"\nform = \"b\"", "mail.form: is unknown; remove it; known here are concurrency, from,"),
+        (
+            smtp.1,
+            "[mail]\nfrom = \"a@example.com\"\nform = \"b\"",
+            "mail.form: is unknown; remove it; known here are concurrency, from,",
+        ),
         (smtp.1, "[mail]\nfrom = \"a@example.com\"\nconcurrency = 0", "mail.concurrency: 0 is out of bounds"),
         ("mail.example.com", from, "SMTP_URL: is no URL; write one like smtps://"),
         ("http://u:hidden@h", from, "SMTP_URL: has the scheme `http`; write one like smtps://"),

@@ -89,15 +89,31 @@ pub enum Reading {
     Beyond,
 }
 
-/// At most `limit` changes after a cursor. Whatever was committed before the call is in the feed: it is numbered first.
+/// At most `limit` changes after a cursor. Whatever was committed before the call is in the feed: what is not numbered yet is numbered first, as far as
+/// this answer needs it.
 pub async fn read(db: &Db, after: Cursor, limit: u64) -> Result<Reading, DbErr> {
-    let tip = latest(db).await?;
-    if after > tip {
-        return Ok(Reading::Beyond);
+    loop {
+        let tip = numbers::tip(db.reader()).await?;
+        let last = Cursor(tip.last_number);
+        if after < last {
+            let entries = entries(db, after, limit).await?;
+            let full = entries.len() as u64 >= limit;
+            if full || !tip.more {
+                let end = entries.last().map_or(after, |entry| entry.cursor);
+                return Ok(Reading::Page(Page { entries, next: if full { end } else { end.max(last) } }));
+            }
+        } else if !tip.more {
+            return Ok(if after == last {
+                Reading::Page(Page { entries: Vec::new(), next: last })
+            } else {
+                Reading::Beyond
+            });
+        }
+        number(db).await?;
     }
-    if after == tip {
-        return Ok(Reading::Page(Page { entries: Vec::new(), next: tip }));
-    }
+}
+
+async fn entries(db: &Db, after: Cursor, limit: u64) -> Result<Vec<FeedEntry>, DbErr> {
     let rows = Entity::find()
         .filter(Column::Number.gt(after.0))
         .order_by_asc(Column::Number)
@@ -117,26 +133,24 @@ pub async fn read(db: &Db, after: Cursor, limit: u64) -> Result<Reading, DbErr> 
             reason: row.reason,
         })
     };
-    let full = rows.len() as u64 >= limit;
-    let entries: Vec<FeedEntry> = rows.into_iter().filter_map(entry).collect();
-    let last = entries.last().map_or(after, |entry| entry.cursor);
-    let next = if full { last } else { last.max(tip) };
-    Ok(Reading::Page(Page { entries, next }))
+    Ok(rows.into_iter().filter_map(entry).collect())
 }
 
-/// The end of the feed: after everything that is committed, which is numbered first. A feed that nobody has read for long takes several transactions; cut off
-/// between them, the next call goes on.
+/// Numbers one slice, in one short transaction.
+async fn number(db: &Db) -> Result<(), DbErr> {
+    let tx = db.write().await?;
+    numbers::number(&*tx).await?;
+    tx.commit().await
+}
+
+/// The end of the feed: after everything that is committed, which is numbered first. A feed that nobody has read for long takes several
+/// transactions; cut off between them, the next call goes on.
 pub async fn latest(db: &Db) -> Result<Cursor, DbErr> {
     loop {
         let tip = numbers::tip(db.reader()).await?;
         if !tip.more {
             return Ok(Cursor(tip.last_number));
         }
-        let tx = db.write().await?;
-        let numbered = numbers::number(&*tx).await?;
-        tx.commit().await?;
-        if numbered < numbers::SLICE {
-            return Ok(Cursor(numbers::tip(db.reader()).await?.last_number));
-        }
+        number(db).await?;
     }
 }

@@ -145,6 +145,35 @@ fn a_cursor_of_another_database_or_another_time_is_told_so() {
     });
 }
 
+/// A feed that nobody has read for long: no answer waits for all of it to be numbered.
+#[test]
+fn a_feed_of_many_changes_is_numbered_as_it_is_read() {
+    on_each(|test_db| async {
+        let desk = Desk::new(test_db).await;
+        desk.put(user_id(1), "a@example.com").await;
+        let series = match desk.kind() {
+            Kind::Postgres => "generate_series(1, 12000) AS s (n)",
+            Kind::Sqlite => {
+                "(WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 12000) SELECT n FROM s)"
+            }
+        };
+        desk.sql(&format!("{}, {series}", insert("many"))).await;
+        let first = changes::read(&desk.db, Cursor::START, 10).await.expect("an answer");
+        let Reading::Page(first) = first else { panic!("there are many") };
+        assert_eq!((first.entries.len(), first.next), (10, cursor(10)));
+        desk.sql("DELETE FROM entitlement_changes WHERE number > 4990").await;
+        // Over the end of what is numbered, and over what is gone.
+        let Reading::Page(page) = changes::read(&desk.db, cursor(4980), 20).await.expect("an answer") else {
+            panic!("there are more")
+        };
+        let read: Vec<_> = page.entries.iter().map(|entry| entry.cursor).collect();
+        let expected: Vec<_> = (4981..=4990).chain(5001..=5010).map(cursor).collect();
+        assert_eq!((read, page.next), (expected, cursor(5010)));
+        assert_eq!(changes::latest(&desk.db).await.expect("an answer"), cursor(12000));
+        desk.close().await;
+    });
+}
+
 #[test]
 fn many_who_read_at_once_all_see_the_same_numbers() {
     on_each(|test_db| async {

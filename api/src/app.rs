@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use billing::{
     catalog::Catalog,
+    changes::Feed,
     db::Db,
     inbox::{Inbox, IntakeRules},
     policy::Policy,
@@ -48,6 +49,8 @@ pub struct App {
     pub nudge: Arc<Notify>,
     /// Stripe's API; none without a key.
     pub stripe: Option<Arc<dyn Stripe>>,
+    /// Wakes whoever waits for changes.
+    pub feed: Feed,
     /// What requests begin and do not wait for.
     pub background: Background,
     /// Every job, with its settings.

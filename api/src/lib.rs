@@ -6,6 +6,7 @@
 //! - [`cli`]: `trueup …`
 //! - [`background`]: what a request begins and does not wait for; [`observe`]: reports as metrics
 //! - [`jobs`]: the scheduler, put together
+//! - [`mailing`]: sends e-mails as soon as they are queued
 //! - [`serve`]: starts and stops all of it
 
 pub mod app;
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod jobs;
+pub mod mailing;
 pub mod observe;
 pub mod serve;
 mod stripe;

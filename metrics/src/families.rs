@@ -10,7 +10,8 @@ use prometheus::{
 use crate::{
     jobs::JobFamilies,
     labels::{
-        DriftKind, EndpointFinding, EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome,
+        DriftKind, EmailKind, EmailOutcome, EndpointFinding, EventOutcome, HttpMethod, InboxStatus, RejectReason,
+        StatusClass, WebhookOutcome,
     },
 };
 
@@ -73,6 +74,8 @@ pub struct Metrics {
     inbox_events: IntGaugeVec,
     inbox_oldest_seconds: GaugeVec,
     inbox_waiting: IntGauge,
+    emails: IntCounterVec,
+    emails_pending: IntGauge,
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
     database_up: Gauge,
@@ -176,6 +179,16 @@ impl Metrics {
                     "Deliveries that wait in memory for their commit; bounded, and 503 beyond.",
                 ),
             ),
+            emails: counters(
+                r,
+                "trueup_emails_total",
+                "E-mails that came out of a try to send them, by what they are about and by outcome.",
+                &["kind", "outcome"],
+            ),
+            emails_pending: registered(
+                r,
+                IntGauge::new("trueup_emails_pending", "E-mails that wait to be sent, or for their next try."),
+            ),
             http_requests: counters(
                 r,
                 "trueup_http_requests_total",
@@ -276,6 +289,11 @@ impl Metrics {
         }
         for outcome in EventOutcome::ALL {
             let _ = self.events.with_label_values(&[outcome.as_str()]);
+        }
+        for kind in EmailKind::ALL {
+            for outcome in EmailOutcome::ALL {
+                let _ = self.emails.with_label_values(&[kind.as_str(), outcome.as_str()]);
+            }
         }
         self.inbox_measured(&InboxDepth::default());
         for kind in DriftKind::ALL {
@@ -382,6 +400,16 @@ impl Metrics {
         }
     }
 
+    /// A try to send an e-mail came to its end.
+    pub fn email_done(&self, kind: EmailKind, outcome: EmailOutcome) {
+        self.emails.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
+    }
+
+    /// So many e-mails wait.
+    pub fn emails_pending(&self, emails: i64) {
+        self.emails_pending.set(emails);
+    }
+
     /// Whether the database answered.
     pub fn database_up(&self, up: bool) {
         self.database_up.set(if up { 1.0 } else { 0.0 });
@@ -473,6 +501,8 @@ mod tests {
             "trueup_inbox_oldest_age_seconds{status=\"pending\"}",
             "trueup_inbox_oldest_age_seconds{status=\"processing\"}",
             "trueup_inbox_waiting_deliveries",
+            "trueup_emails_total{kind=\"trial_ending\",outcome=\"sent\"}",
+            "trueup_emails_pending",
             "trueup_database_up",
             "trueup_reconcile_scanned_total",
             "trueup_reconcile_repaired_total",
@@ -524,6 +554,8 @@ mod tests {
             ..InboxDepth::default()
         });
         metrics.deliveries_waiting(7);
+        metrics.email_done(EmailKind::PaymentFailed, EmailOutcome::Retried);
+        metrics.emails_pending(3);
         metrics.database_up(true);
         let text = metrics.render();
         for (series, value) in [
@@ -539,6 +571,8 @@ mod tests {
             ("trueup_inbox_events{status=\"parked\"}", "2"),
             ("trueup_inbox_oldest_age_seconds{status=\"pending\"}", "2.5"),
             ("trueup_inbox_waiting_deliveries", "7"),
+            ("trueup_emails_total{kind=\"payment_failed\",outcome=\"retried\"}", "1"),
+            ("trueup_emails_pending", "3"),
             ("trueup_database_up", "1"),
         ] {
             assert_eq!(line(&text, series), value, "{series}");

@@ -162,6 +162,32 @@ label!(
 );
 
 label!(
+    /// What an e-mail is about.
+    EmailKind {
+        /// A payment failed.
+        PaymentFailed = "payment_failed",
+        /// A payment needs the customer's confirmation.
+        PaymentActionRequired = "payment_action_required",
+        /// A trial ends soon.
+        TrialEnding = "trial_ending",
+    }
+);
+
+label!(
+    /// What became of an e-mail.
+    EmailOutcome {
+        /// The mail server took it.
+        Sent = "sent",
+        /// Its reason was gone.
+        Dropped = "dropped",
+        /// Given up.
+        Failed = "failed",
+        /// To be tried again.
+        Retried = "retried",
+    }
+);
+
+label!(
     /// Methods of HTTP.
     HttpMethod {
         /// GET.

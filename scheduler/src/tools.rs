@@ -5,8 +5,10 @@ use std::{fmt, sync::Arc};
 use billing::{
     catalog::Catalog,
     inbox::IntakeRules,
+    mail::Mailer,
     policy::Policy,
     processor::{self, Processor},
+    retention::Retention,
     stripe::Stripe,
 };
 use tokio::sync::Notify;
@@ -30,6 +32,10 @@ pub struct Tools {
     pub passes: processor::Observer,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Sends e-mails; none without a mail server.
+    pub mailer: Option<Arc<Mailer>>,
+    /// What is kept for how long.
+    pub retention: Retention,
     /// Where Stripe reaches this server, without the path; none where that is not configured.
     pub public_url: Option<String>,
     /// Whom to tell what runs came to.

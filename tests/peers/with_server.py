@@ -36,7 +36,9 @@ def free_port():
 
 
 class Server:
-    def __init__(self, directory, webhook_secrets):
+    def __init__(self, directory, webhook_secrets, settings=(), config=CONFIG):
+        """settings: further variables of its environment."""
+        self.settings, self.port = dict(settings), None
         self.directory = pathlib.Path(directory)
         self.log = self.directory / "log"
         self.private = {
@@ -44,18 +46,19 @@ class Server:
             "TRUEUP_API_TOKEN": "api-" + secrets.token_hex(24),
             "TRUEUP_ADMIN_TOKEN": "admin-" + secrets.token_hex(24),
         }
-        (self.directory / "trueup.toml").write_text(CONFIG, encoding="utf-8")
+        (self.directory / "trueup.toml").write_text(config, encoding="utf-8")
         self.process = None
 
     def start(self):
         # Another process may take the port between the asking and the server's bind, so there is a second and third try.
         for _ in range(3):
-            port = free_port()
+            # Started anew it listens where it did.
+            port = self.port or free_port()
             self.url = f"http://127.0.0.1:{port}"
             # Nothing of the developer's own settings.
             own = ("TRUEUP_", "STRIPE_", "DATABASE_URL", "SENTRY_", "SMTP_")
             environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-            environment |= self.private | {
+            environment |= self.private | self.settings | {
                 "DATABASE_URL": f"sqlite://{self.directory}/trueup.db",
                 "TRUEUP_LISTEN": f"127.0.0.1:{port}",
                 "TRUEUP_CONFIG": str(self.directory / "trueup.toml"),
@@ -68,6 +71,7 @@ class Server:
                     cwd=self.directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )
             if self.ready():
+                self.port = port
                 return
             self.stop()
             if "in use" not in self.log_text():
@@ -97,6 +101,11 @@ class Server:
             self.process.kill()
             self.process.wait()
             return None
+
+    def kill(self):
+        """Ends it without a word, as a crash would."""
+        self.process.kill()
+        self.process.wait()
 
     def log_text(self):
         return self.log.read_text(encoding="utf-8", errors="replace")

@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod database;
+mod emails;
 mod jobs;
 mod output;
 mod reconcile;
@@ -71,6 +72,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at the outbox of e-mails, or try some again (works on the database)
+    #[command(subcommand)]
+    Emails(emails::Emails),
     /// Ask a running server whether it is ready; the exit code tells
     Healthcheck {
         /// Where the server is; by default where `TRUEUP_LISTEN` says
@@ -116,6 +120,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Reconcile(args) => Box::pin(reconcile::reconcile(args, &config()?)).await,
         Command::Recover(args) => reconcile::recover(args, &config()?).await,
         Command::Check { json } => check::run(json, &config()?).await,
+        Command::Emails(emails) => emails::run(emails, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,
         Command::Openapi => {
             output::line(http::openapi_spec())?;

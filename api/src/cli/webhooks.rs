@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Result, bail};
-use billing::inbox::records::{self, Cursor, Filter};
+use billing::inbox::records::{self, Cursor, Filter, Requeued};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use entity::{
@@ -190,7 +190,7 @@ pub(super) async fn run(webhooks: Webhooks, config: &Config) -> Result<ExitCode>
                     bail!(Usage("name one event, or a filter, not both".to_owned()));
                 }
                 Some(id) => {
-                    records::retry(&db, &id, rules).await?;
+                    records::retry(&db, &id, rules, None).await?;
                     output::line(format_args!("{id} is due now"))?;
                 }
                 None if filter.is_empty() && !all => {
@@ -200,8 +200,13 @@ pub(super) async fn run(webhooks: Webhooks, config: &Config) -> Result<ExitCode>
                     ));
                 }
                 None => {
-                    let events = records::retry_all(&db, &filter.filter(), rules).await?;
-                    output::line(format_args!("{events} events are due now"))?;
+                    let Requeued { retried, emptied } = records::retry_all(&db, &filter.filter(), rules).await?;
+                    output::line(format_args!("{retried} events are due now"))?;
+                    if emptied > 0 {
+                        output::line(format_args!(
+                            "{emptied} were left alone: their payloads were emptied; `trueup webhooks retry evt_…` fetches one again"
+                        ))?;
+                    }
                 }
             }
             output::line("a running server takes them up within a second or so")?;
@@ -250,6 +255,7 @@ async fn show(db: &billing::db::Db, id: &EventId, as_json: bool) -> Result<()> {
     if as_json {
         let mut value = serde_json::to_value(record)?;
         if let Value::Object(fields) = &mut value {
+            fields.insert("payload_emptied_at".to_owned(), json!(detail.payload_emptied_at));
             fields.insert("error_details".to_owned(), detail.error_details.unwrap_or_default());
         }
         // The payload goes out as it is stored: numbers and depth as Stripe sent them.
@@ -282,6 +288,9 @@ async fn show(db: &billing::db::Db, id: &EventId, as_json: bool) -> Result<()> {
     if let Some(details) = &detail.error_details {
         output::line("error details")?;
         output::json(details)?;
+    }
+    if let Some(at) = detail.payload_emptied_at {
+        return output::line(format_args!("the payload was emptied at {}", moment(at))).map_err(Into::into);
     }
     output::line("payload")?;
     match serde_json::from_str::<Value>(&detail.payload) {

@@ -18,8 +18,10 @@ use billing::{
     catalog::Catalog,
     db::DbOptions,
     inbox::{InboxOptions, IntakeRules},
+    mail::{MailOptions, SmtpUrl, Templates},
     policy::Policy,
     processor::ProcessorOptions,
+    retention::Retention,
 };
 use reqwest::Url;
 use scheduler::JobSettings;
@@ -92,8 +94,10 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Where errors are reported.
     pub sentry_dsn: Option<Secret>,
-    /// Which mail server sends.
-    pub smtp_url: Option<Secret>,
+    /// How e-mails are sent; none without a mail server. The holder's name is set at the start.
+    pub mail: Option<MailOptions>,
+    /// What is kept for how long.
+    pub retention: Retention,
     /// Which log lines are written; none leaves it to the command.
     pub log: Option<String>,
     /// How they look; none: text on a terminal, else JSON.
@@ -290,6 +294,13 @@ impl Config {
                 Err(ConfigErrors { mistakes, file: None })
             }
         }?;
+        if let Some(folder) = config.mail.as_ref().and_then(|mail| mail.templates.as_deref())
+            && let Err(errors) = Templates::load(Some(folder))
+        {
+            let right = "mend it, or remove it to have the built-in text";
+            let mistakes = errors.iter().map(|error| format!("mail.templates: {error}; {right}")).collect();
+            return Err(ConfigErrors { mistakes, file: Some(path) });
+        }
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if name.starts_with("TRUEUP_")
@@ -397,7 +408,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         let key = given.key;
         source.warnings.push(format!("{key}: this version does not report to Sentry yet"));
     }
-    let smtp_url = source.url(SMTP_URL, &["smtp", "smtps"], "smtps://user:password@host:465");
+    let (mail_server_set, mail_server) = mail_server(source);
     let log = source.get(LOG);
     if let Some(given) = &log
         && let Err(error) = EnvFilter::builder().parse(&given.text)
@@ -415,7 +426,9 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     });
     let data = source.get(DATA).map_or_else(|| PathBuf::from("data"), |given| PathBuf::from(given.text));
     let Source { root, mistakes, warnings, .. } = source;
-    let policy = tables::policy(root, mistakes, smtp_url.is_some());
+    let policy = tables::policy(root, mistakes, mail_server_set);
+    let mail = tables::mail(root, mistakes, warnings, mail_server_set, mail_server);
+    let retention = tables::retention(root, mistakes);
     let backoff = tables::backoff(root, mistakes);
     let database = tables::database(root, mistakes, sqlite);
     let inbox = tables::inbox(root, mistakes, sqlite, database.acquire_timeout);
@@ -434,7 +447,8 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         api_token: secret(api_token),
         admin_token: secret(admin_token),
         sentry_dsn: sentry_dsn.map(|(given, _)| Secret(given.text)),
-        smtp_url: smtp_url.map(|(given, _)| Secret(given.text)),
+        mail,
+        retention,
         log: log.map(|given| given.text),
         log_format,
         data,
@@ -446,6 +460,27 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         jobs,
         development,
         warnings: Vec::new(),
+    }
+}
+
+/// Whether a mail server is named, and which, where that can be understood.
+fn mail_server<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> (bool, Option<SmtpUrl>) {
+    const LIKE: &str = "write one like smtps://user:password@host:465, or smtp://user:password@host:587?tls=required";
+    let Some(given) = source.get(SMTP_URL) else { return (false, None) };
+    match given.text.parse::<SmtpUrl>() {
+        Ok(url) => {
+            if url.risks_password() {
+                let key = given.key;
+                source.warnings.push(format!(
+                    "{key}: sends the password without encryption, or may; write smtps://…, or smtp://…?tls=required"
+                ));
+            }
+            (true, Some(url))
+        }
+        Err(error) => {
+            source.wrong(&given, error, LIKE);
+            (true, None)
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The tables of `trueup.toml`, each read into the options of the part it is about.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use billing::{
     catalog::{Catalog, CatalogError, Plan},
     db::DbOptions,
     inbox::InboxOptions,
+    mail::{MailOptions, Sender, SmtpUrl},
     policy::Policy,
     processor::{ProcessorOptions, failure::Backoff},
+    retention::{FEWEST_EVENT_DAYS, Retention},
 };
 use chrono::TimeDelta;
 
@@ -25,6 +27,89 @@ pub(super) fn policy(root: &mut Section, mistakes: &mut Mistakes, mail: bool) ->
     let link_by_email = section.boolean(mistakes, "link_by_email").unwrap_or(default.link_by_email);
     section.finish(mistakes);
     Policy { past_due_grace: grace.map(TimeDelta::days).or(default.past_due_grace), link_by_email, queue_emails: mail }
+}
+
+/// How e-mails are sent, where a mail server is set.
+pub(super) fn mail(
+    root: &mut Section,
+    mistakes: &mut Mistakes,
+    warnings: &mut Vec<String>,
+    set: bool,
+    url: Option<SmtpUrl>,
+) -> Option<MailOptions> {
+    const LIKE: &str = "write one like \"Example <billing@example.com>\"";
+    let mut section = root.section(mistakes, "mail");
+    let mut address = |section: &mut Section, key| {
+        let text = section.text(mistakes, key)?;
+        let parsed = text.parse::<Sender>();
+        if let Err(error) = &parsed {
+            mistakes.add(section.name(key), error, LIKE);
+        }
+        Some(parsed.ok())
+    };
+    let from = address(&mut section, "from");
+    let reply_to = address(&mut section, "reply_to").flatten();
+    let product = section.text(mistakes, "product_name").filter(|name| !name.trim().is_empty());
+    let templates = section.text(mistakes, "templates").map(PathBuf::from);
+    let concurrency = section.integer(mistakes, "concurrency", &(1..=32)).map(size);
+    let timeout = section.duration(mistakes, "timeout", &(seconds(1)..=seconds(300)));
+    if !set {
+        if from.is_some() {
+            warnings.push(format!("{}: SMTP_URL is not set, so no e-mail is queued or sent", section.name("from")));
+        }
+        section.finish(mistakes);
+        return None;
+    }
+    if from.is_none() {
+        let wrong = "is not set although SMTP_URL is, so that nobody would know who writes";
+        mistakes.add(section.name("from"), wrong, format_args!("{LIKE}, or unset SMTP_URL to send no e-mails"));
+    }
+    section.finish(mistakes);
+    let (url, from) = (url?, from.flatten()?);
+    Some(MailOptions {
+        url,
+        product: product.unwrap_or_else(|| from.product()),
+        from,
+        reply_to,
+        templates,
+        concurrency: concurrency.unwrap_or(4),
+        timeout: timeout.unwrap_or(seconds(30)),
+        holder: String::new(),
+    })
+}
+
+pub(super) fn retention(root: &mut Section, mistakes: &mut Mistakes) -> Retention {
+    let mut section = root.section(mistakes, "retention");
+    let default = Retention::default();
+    let mut days = |section: &mut Section, key| section.integer(mistakes, key, &(1..=36_500)).map(number);
+    let payload = days(&mut section, "payload_days");
+    let event = days(&mut section, "event_days");
+    let email = days(&mut section, "email_days");
+    let job_run_days = days(&mut section, "job_run_days").unwrap_or(default.job_run_days);
+    let usage_record_days = days(&mut section, "usage_record_days").unwrap_or(default.usage_record_days);
+    let reconciliation_days = days(&mut section, "reconciliation_days").unwrap_or(default.reconciliation_days);
+    let event_days = event.unwrap_or(default.event_days.max(payload.unwrap_or(0)));
+    let payload_days = payload.unwrap_or(default.payload_days.min(event_days));
+    let email_days = email.unwrap_or(default.email_days.max(event_days));
+    if event_days < FEWEST_EVENT_DAYS {
+        let wrong = format!(
+            "{event_days} is too few: Stripe can send an event again for 30 days, and without its row it would be taken for a new one"
+        );
+        mistakes.add(section.name("event_days"), wrong, format_args!("write {FEWEST_EVENT_DAYS} or more"));
+    }
+    if payload_days > event_days {
+        let wrong = format!("{payload_days} is more than {} ({event_days})", section.name("event_days"));
+        mistakes.add(section.name("payload_days"), wrong, "a payload goes with its event at the latest: lower it");
+    }
+    if email_days < event_days {
+        let wrong = format!(
+            "{email_days} is less than {} ({event_days}), so that a replayed event could send an e-mail twice",
+            section.name("event_days")
+        );
+        mistakes.add(section.name("email_days"), wrong, "raise it");
+    }
+    section.finish(mistakes);
+    Retention { payload_days, event_days, email_days, job_run_days, usage_record_days, reconciliation_days }
 }
 
 pub(super) fn backoff(root: &mut Section, mistakes: &mut Mistakes) -> Backoff {

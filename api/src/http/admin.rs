@@ -1,6 +1,6 @@
 //! What operators ask of the inbox.
 
-use billing::inbox::records::{self, Cursor, Filter, RetryError};
+use billing::inbox::records::{self, Cursor, Filter, Requeued, RetryError};
 use chrono::{DateTime, Datelike, Utc};
 use entity::ids::{EventId, UserId};
 use poem_openapi::{
@@ -14,7 +14,10 @@ use super::{
     Tag,
     auth::AdminToken,
     body::{Answer, Told},
-    problem::{BAD_REQUEST, EVENT_BUSY, EVENT_NOT_OURS, EVENT_UNKNOWN, EVENT_UNVERIFIED, Problem},
+    problem::{
+        BAD_REQUEST, EVENT_BUSY, EVENT_EMPTIED, EVENT_NOT_OURS, EVENT_UNKNOWN, EVENT_UNVERIFIED, Problem, RETRY_AFTER,
+        STRIPE,
+    },
     shapes::{EventStatus, FailureGroups, Figures, Retried, WebhookDetail, Webhooks},
     within,
 };
@@ -160,14 +163,14 @@ impl AdminApi {
 
     /// Makes every event of a filter due again
     ///
-    /// The body is the filter; `{}` means every failed event.
+    /// The body is the filter; `{}` means every failed event. Events whose payloads were emptied are left alone and counted.
     #[oai(path = "/api/v1/admin/webhooks/retry", method = "post", operation_id = "retryWebhooks", tag = "Tag::Admin")]
     async fn retry_all(&self, _token: AdminToken, which: Told<Which>) -> Result<Answer<Retried>, Problem> {
         let Self(app) = self;
-        let retried = records::retry_all(&app.db, &which.0.filter()?, &app.intake).await?;
+        let Requeued { retried, emptied } = records::retry_all(&app.db, &which.0.filter()?, &app.intake).await?;
         app.nudge.notify_one();
-        tracing::info!(retried, "an operator made events due again");
-        Ok(Answer(Retried { retried }))
+        tracing::info!(retried, emptied, "an operator made events due again");
+        Ok(Answer(Retried { retried, emptied }))
     }
 
     /// One event with its payload and the history of its failures
@@ -181,7 +184,8 @@ impl AdminApi {
     /// Makes one event due again
     ///
     /// A completed one may be applied again: it ends as it did. 409 where it is being applied (`event-busy`), was never verified
-    /// (`event-unverified`) or is not ours to apply (`event-not-ours`).
+    /// (`event-unverified`), is not ours to apply (`event-not-ours`), or was emptied and cannot be fetched again (`event-emptied`); 503
+    /// where it was emptied and Stripe does not answer now (`stripe-unavailable`).
     #[oai(
         path = "/api/v1/admin/webhooks/:event_id/retry",
         method = "post",
@@ -191,16 +195,22 @@ impl AdminApi {
     async fn retry(&self, _token: AdminToken, event_id: Path<String>) -> Result<Answer<Retried>, Problem> {
         let Self(app) = self;
         let id = EventId::parse(&*event_id.0).map_err(|_| no_event("of this id"))?;
-        within(records::retry(&app.db, &id, &app.intake)).await?.map_err(|error| match error {
+        // Bounded by the route's own time: Stripe may be asked.
+        records::retry(&app.db, &id, &app.intake, app.stripe.as_deref()).await.map_err(|error| match error {
             RetryError::Unknown(id) => no_event(id.as_str()),
             RetryError::Busy(_) => Problem::new(EVENT_BUSY, error.to_string()),
             RetryError::Unverified(_) => Problem::new(EVENT_UNVERIFIED, error.to_string()),
             RetryError::NotOurs { .. } => Problem::new(EVENT_NOT_OURS, error.to_string()),
+            RetryError::Emptied { .. } => Problem::new(EVENT_EMPTIED, error.to_string()),
+            RetryError::Stripe { ref source, .. } if source.may_pass() => {
+                Problem::later(STRIPE, error.to_string(), RETRY_AFTER)
+            }
+            RetryError::Stripe { .. } => Problem::new(STRIPE, error.to_string()),
             RetryError::Database(error) => error.into(),
         })?;
         app.nudge.notify_one();
         tracing::info!(event_id = %id, "an operator made an event due again");
-        Ok(Answer(Retried { retried: 1 }))
+        Ok(Answer(Retried { retried: 1, emptied: 0 }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use billing::{inbox::records, reconcile};
+use billing::{inbox::records, mail::outbox, reconcile};
 use metrics::InboxDepth;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
@@ -170,8 +170,10 @@ impl HealthApi {
             return;
         }
         let metrics = &self.app.metrics;
-        match timeout(PATIENCE, records::depth(&self.app.db)).await {
-            Ok(Ok(depth)) => {
+        let measuring = async { tokio::try_join!(records::depth(&self.app.db), outbox::pending(&self.app.db)) };
+        match timeout(PATIENCE, measuring).await {
+            Ok(Ok((depth, emails))) => {
+                metrics.emails_pending(emails);
                 metrics.database_up(true);
                 metrics.inbox_measured(&InboxDepth {
                     pending: depth.pending,

@@ -9,6 +9,7 @@
 mod admin;
 mod auth;
 mod body;
+mod changes;
 mod docs;
 mod health;
 mod jobs;
@@ -36,6 +37,7 @@ use poem_openapi::{
 use self::{
     admin::AdminApi,
     auth::{FailedTries, Gate, Role},
+    changes::ChangesApi,
     docs::DocsPage,
     health::HealthApi,
     jobs::JobsApi,
@@ -48,7 +50,7 @@ use self::{
 use crate::app::App;
 
 /// Every group of routes.
-type Everything = (WebhookApi, UsersApi, AdminApi, JobsApi, ReconciliationsApi, HealthApi);
+type Everything = (WebhookApi, UsersApi, ChangesApi, AdminApi, JobsApi, ReconciliationsApi, HealthApi);
 
 /// The whole API for its description: it needs no running server, and serves nothing.
 struct Document;
@@ -109,7 +111,8 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
-        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
+        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts.clone())))
+        .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app.clone()), Some(hosts), changes::PATIENCE))
         .nest_no_strip(
             "/api/v1/admin",
             mounted((AdminApi(app.clone()), JobsApi(app.clone()), ReconciliationsApi(app)), Some(operators)),
@@ -129,13 +132,22 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
 
 /// A group of routes behind its gate, bounded in time.
 fn mounted(api: impl OpenApi + 'static, gate: Option<Gate>) -> impl Endpoint<Output = Response> {
+    mounted_for(api, gate, observe::PATIENCE)
+}
+
+/// The same with a bound of its own.
+fn mounted_for(
+    api: impl OpenApi + 'static,
+    gate: Option<Gate>,
+    patience: Duration,
+) -> impl Endpoint<Output = Response> {
     service(api)
         .into_endpoint()
         .before(move |mut request| {
             let admitted = gate.as_ref().map_or(Ok(()), |gate| gate.admit(&mut request));
             async move { admitted.map(|()| request).map_err(Into::into) }
         })
-        .around(observe::protect)
+        .around(move |endpoint, request| observe::protect(patience, endpoint, request))
 }
 
 /// The `OpenAPI` document of the whole API, as indented JSON; the same for the same version.

@@ -17,17 +17,13 @@ use super::{
     table::RouteTable,
 };
 
-/// How long an answer may take, whatever it waits for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may take, whatever it waits for; but for routes that are meant to wait.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Bounds the time of what is mounted here, and turns its panics into answers.
-pub(super) async fn protect(endpoint: Arc<impl Endpoint>, request: Request) -> Result<Response> {
-    within(PATIENCE, endpoint, request).await
-}
-
-async fn within(patience: Duration, endpoint: Arc<impl Endpoint>, request: Request) -> Result<Response> {
+pub(super) async fn protect(patience: Duration, endpoint: Arc<impl Endpoint>, request: Request) -> Result<Response> {
     let answer = AssertUnwindSafe(endpoint.call(request)).catch_unwind();
     match tokio::time::timeout(patience, answer).await {
         Ok(Ok(answer)) => answer.map(IntoResponse::into_response),
@@ -123,7 +119,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_an_answer_that_tells_nothing_of_it() {
-        let endpoint = make_sync(|_| -> &'static str { panic!("secret") }).around(protect);
+        let endpoint = make_sync(|_| -> &'static str { panic!("secret") })
+            .around(|endpoint, request| protect(PATIENCE, endpoint, request));
         let error = endpoint.call(Request::default()).await.expect_err("it panicked");
         let response = problem::from_error(error, None);
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -135,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_never_comes_is_a_503_in_time() {
         let endpoint = make(|_| async { std::future::pending::<Result<&'static str>>().await });
-        let error = within(Duration::ZERO, Arc::new(endpoint), Request::default()).await.expect_err("it hangs");
+        let error = protect(Duration::ZERO, Arc::new(endpoint), Request::default()).await.expect_err("it hangs");
         let response = problem::from_error(error, None);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.header("retry-after"), Some("5"));

@@ -59,6 +59,12 @@ pub(super) const NOT_CONFIGURED: Kind =
     Kind::new("not-configured", StatusCode::CONFLICT, "Something that this needs is not set up");
 pub(super) const JOB_RUNNING: Kind = Kind::new("job-running", StatusCode::CONFLICT, "The job is running");
 pub(super) const SCHEDULER_OFF: Kind = Kind::new("scheduler-off", StatusCode::CONFLICT, "This server runs no jobs");
+pub(super) const EVENT_EMPTIED: Kind =
+    Kind::new("event-emptied", StatusCode::CONFLICT, "The event's payload was emptied");
+pub(super) const CURSOR_UNKNOWN: Kind =
+    Kind::new("cursor-unknown", StatusCode::CONFLICT, "The cursor lies beyond the feed's end");
+pub(super) const STRIPE: Kind =
+    Kind::new("stripe-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Stripe's API did not give what was asked");
 pub(super) const TOO_LARGE: Kind = Kind::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large");
 pub(super) const MEDIA_TYPE: Kind =
     Kind::new("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type does not fit");

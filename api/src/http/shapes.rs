@@ -259,6 +259,9 @@ pub(super) struct WebhookDetail {
     webhook: Webhook,
     /// The event as Stripe sent it, with what a database cannot hold replaced.
     payload: JsonText,
+    /// When the payload was emptied, long after the event was done; a retry then fetches it from Stripe again.
+    #[oai(nullable)]
+    payload_emptied_at: Option<DateTime<Utc>>,
     /// Kind, chain and history of failures; notes.
     #[oai(nullable)]
     error_details: Option<serde_json::Value>,
@@ -266,8 +269,8 @@ pub(super) struct WebhookDetail {
 
 impl From<Detail> for WebhookDetail {
     fn from(detail: Detail) -> Self {
-        let Detail { record, payload, error_details } = detail;
-        Self { webhook: record.into(), payload: JsonText::of(&payload), error_details }
+        let Detail { record, payload, payload_emptied_at, error_details } = detail;
+        Self { webhook: record.into(), payload: JsonText::of(&payload), payload_emptied_at, error_details }
     }
 }
 
@@ -360,6 +363,8 @@ pub(super) struct FailureGroups {
 pub(super) struct Retried {
     /// How many.
     pub(super) retried: u64,
+    /// How many were left alone, since their payloads were emptied; each can be retried by its id.
+    pub(super) emptied: u64,
 }
 
 /// Figures of one event type.

@@ -73,6 +73,7 @@ impl UsersApi {
         })?;
         // Events that waited for this user are due now.
         app.nudge.notify_one();
+        app.feed.ring();
         let user = Answer(user.into());
         Ok(if created { PutAnswer::Created(user) } else { PutAnswer::Changed(user) })
     }

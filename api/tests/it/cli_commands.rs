@@ -130,8 +130,22 @@ async fn the_inbox_can_be_looked_at_and_tried_again_without_a_server() {
     assert!(retried.out.contains("3 events are due now"), "{retried:?}");
     assert_eq!(pending(run(folder, &[], &["webhooks", "stats", "--json"]).await), 4);
 
+    let retried = run(folder, &[], &["webhooks", "retry", "--fingerprint", "0123456789abcdef"]).await;
+    assert!(retried.out.contains("0 events are due now"), "{retried:?}");
+    let emails = run(folder, &[], &["emails", "list"]).await;
+    assert!(emails.out.contains("no e-mails"), "{emails:?}");
+    assert_eq!(
+        json(&run(folder, &[], &["emails", "list", "--status", "failed", "--json"]).await)["items"],
+        Value::Array(vec![])
+    );
+    let again = run(folder, &[], &["emails", "retry", "--all"]).await;
+    assert!(again.out.contains("0 e-mails are due now"), "{again:?}");
+
     for (arguments, code, part) in [
         (&["webhooks", "retry"][..], 2, "--all"),
+        (&["emails", "retry"], 2, "--all"),
+        (&["emails", "retry", "0f8fad5b-d9cb-469f-a165-70867728950e"], 1, "no e-mail 0f8fad5b"),
+        (&["emails", "list", "--status", "lost"], 2, "pending, sent, dropped, failed"),
         (&["webhooks", "retry", "evt_none"], 1, "no event evt_none in the inbox"),
         (&["webhooks", "show", "evt_none"], 1, "no event evt_none in the inbox"),
         (&["webhooks", "list", "--status", "done"], 2, "pending, processing, completed, failed, skipped"),

@@ -69,6 +69,20 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
         lookup_keys = ["gold"]
         products = ["prod_1"]
 
+        [mail]
+        from = "Example <billing@example.com>"
+        reply_to = "help@example.com"
+        product_name = "Example Pro"
+        templates = "texts"
+        concurrency = 2
+        timeout = "10s"
+        [retention]
+        payload_days = 20
+        event_days = 100
+        email_days = 200
+        job_run_days = 10
+        usage_record_days = 50
+        reconciliation_days = 40
         [policy]
         past_due_grace_days = 7
         link_by_email = false
@@ -104,6 +118,13 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
     assert_eq!(config.catalog.free().monthly_limit, Some(3));
     assert_eq!(config.policy.past_due_grace, Some(TimeDelta::days(7)));
     assert!(!config.policy.link_by_email && config.policy.queue_emails);
+    let mail = config.mail.as_ref().expect("a mail server");
+    assert_eq!((mail.product.as_str(), mail.concurrency, mail.timeout), ("Example Pro", 2, Duration::from_secs(10)));
+    assert_eq!(mail.templates.as_deref(), Some(Path::new("texts")));
+    assert!(mail.reply_to.is_some());
+    let kept = config.retention;
+    assert_eq!((kept.payload_days, kept.event_days, kept.email_days), (20, 100, 200));
+    assert_eq!((kept.job_run_days, kept.usage_record_days, kept.reconciliation_days), (10, 50, 40));
     assert_eq!(config.processor.backoff.pauses, [Duration::from_millis(250), Duration::from_secs(5)]);
     assert_eq!(config.processor.backoff.attempts, 3);
     assert_eq!((config.inbox.queue_events, config.inbox.queue_bytes), (100, 2_097_152));
@@ -295,4 +316,62 @@ fn a_wrong_type_in_a_plan_is_told_once() {
             "plans[1].prices: is no list; write a list of texts, like [\"a\", \"b\"]",
         ]
     );
+}
+
+#[test]
+fn a_mail_server_needs_a_sender_and_an_address_that_is_one() {
+    let smtp = ("SMTP_URL", "smtps://user:hidden@mail.example.com");
+    let told = mistake(&[smtp], "");
+    assert!(told.starts_with("mail.from: is not set although SMTP_URL is"), "{told}");
+    let from = "[mail]\nfrom = \"Example <billing@example.com>\"";
+    let config = right(&[smtp], from);
+    let mail = config.mail.expect("a mail server");
+    assert_eq!((mail.product.as_str(), mail.concurrency, mail.timeout), ("Example", 4, Duration::from_secs(30)));
+    assert!(config.policy.queue_emails);
+    for (url, file, start) in [
+        (smtp.1, "[mail]\nfrom = \"nobody\"", "mail.from: is no address; write one like"),
+        (smtp.1, "[mail]\nfrom = \"a@example.com\"\nreply_to = \"b\"", "mail.reply_to: is no address"),
+        (
+            smtp.1,
+            "[mail]\nfrom = \"a@example.com\"\nform = \"b\"",
+            "mail.form: is unknown; remove it; known here are concurrency, from,",
+        ),
+        (smtp.1, "[mail]\nfrom = \"a@example.com\"\nconcurrency = 0", "mail.concurrency: 0 is out of bounds"),
+        ("mail.example.com", from, "SMTP_URL: is no URL; write one like smtps://"),
+        ("http://u:hidden@h", from, "SMTP_URL: has the scheme `http`; write one like smtps://"),
+        ("smtp://u:hidden@h?tls=yes", from, "SMTP_URL: asks for `tls=yes`"),
+        ("smtp://hidden@h", from, "SMTP_URL: holds half of a user and password"),
+    ] {
+        let told = mistake(&[("SMTP_URL", url)], file);
+        assert!(told.starts_with(start), "{told}");
+        assert!(!told.contains("hidden"), "{told}");
+    }
+    let clear = right(&[("SMTP_URL", "smtp://user:hidden@mail.example.com")], from);
+    assert!(clear.warnings[0].starts_with("SMTP_URL: sends the password without encryption"), "{:?}", clear.warnings);
+    let unused = right(&[], from);
+    assert!(unused.mail.is_none() && unused.warnings[0].starts_with("mail.from: SMTP_URL is not set"));
+}
+
+#[test]
+fn nothing_is_kept_so_short_that_it_would_be_done_twice() {
+    for (file, start) in [
+        ("event_days = 34", "retention.event_days: 34 is too few: Stripe can send an event again for 30 days"),
+        ("payload_days = 50\nevent_days = 40", "retention.payload_days: 50 is more than retention.event_days (40)"),
+        (
+            "email_days = 89",
+            "retention.email_days: 89 is less than retention.event_days (90), so that a replayed event",
+        ),
+        ("payload_days = 0", "retention.payload_days: 0 is out of bounds"),
+    ] {
+        let told = mistake(&[], &format!("[retention]\n{file}"));
+        assert!(told.starts_with(start), "{told}");
+    }
+    let days = |file: &str| {
+        let kept = right(&[], &format!("[retention]\n{file}")).retention;
+        (kept.payload_days, kept.event_days, kept.email_days)
+    };
+    assert_eq!(days(""), (30, 90, 90));
+    assert_eq!(days("event_days = 365"), (30, 365, 365));
+    assert_eq!(days("event_days = 35"), (30, 35, 90));
+    assert_eq!(days("payload_days = 120"), (120, 120, 120));
 }

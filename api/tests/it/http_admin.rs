@@ -1,6 +1,9 @@
 //! What operators are answered.
 
-use billing::samples::{ApiVersion, Scene, event};
+use billing::{
+    samples::{ApiVersion, Scene, event},
+    stripe::{Collection, Fetched, Lane, Page, Resource, Stripe, StripeError},
+};
 use chrono::Utc;
 use serde_json::{Value, json};
 use testkit::on_each;
@@ -140,7 +143,8 @@ fn one_event_is_made_due_again_or_the_answer_says_why_not() {
         let server = Server::new(database).await;
         filled(&server).await;
         let retry = |id: &str| format!("{LIST}/{id}/retry");
-        assert_eq!(server.operator_post(&retry("evt_parked"), "").await.assert_ok(), json!({"retried": 1}));
+        let retried = server.operator_post(&retry("evt_parked"), "").await.assert_ok();
+        assert_eq!(retried, json!({"retried": 1, "emptied": 0}));
         tokio::time::timeout(std::time::Duration::from_secs(1), server.app.nudge.notified()).await.expect("a nudge");
         assert_eq!(server.work().await.events(), 1, "the event is due");
         let shown = server.operator_get(&format!("{LIST}/evt_a_1")).await.assert_ok();
@@ -151,6 +155,56 @@ fn one_event_is_made_due_again_or_the_answer_says_why_not() {
         server.operator_post(&retry("evt_skipped"), "").await.assert_problem(409, "event-not-ours");
         server.sql("UPDATE stripe_webhooks SET signature_verified = false WHERE event_id = 'evt_a_1'").await;
         server.operator_post(&retry("evt_a_1"), "").await.assert_problem(409, "event-unverified");
+    });
+}
+
+/// Stripe, where one event is still kept.
+#[derive(Debug)]
+struct Keeper(Value);
+
+#[async_trait::async_trait]
+impl Stripe for Keeper {
+    async fn get(&self, resource: &Resource, _: Lane) -> Result<Fetched, StripeError> {
+        if resource.id() != self.0["id"] {
+            return Err(StripeError::Unavailable { reason: "it is away".to_owned(), request: None });
+        }
+        Ok(Fetched { object: self.0.to_string(), at: Utc::now() })
+    }
+
+    async fn list(&self, _: &Collection, _: Option<&str>, _: Lane) -> Result<Page, StripeError> {
+        Err(StripeError::Unavailable { reason: "it keeps no lists".to_owned(), request: None })
+    }
+}
+
+#[test]
+fn an_emptied_event_is_fetched_again_or_the_answer_says_what_to_do() {
+    on_each(|database| async {
+        let customer = |id: &str| {
+            event(id, "customer.created", 5, ApiVersion::LATEST, json!({"id": "cus_1", "object": "customer"}), None)
+        };
+        let mut server = Server::new(database).await;
+        for id in ["evt_1", "evt_2"] {
+            server.deliver(&customer(id)).await.assert_ok();
+        }
+        server.work().await;
+        server.sql("UPDATE stripe_webhooks SET payload = '{}', payload_emptied_at = processed_at").await;
+        let shown = server.operator_get(&format!("{LIST}/evt_1")).await.assert_ok();
+        assert_eq!(shown["payload"], json!({}));
+        assert!(shown["payload_emptied_at"].is_string(), "{shown}");
+        let retry = |id: &str| format!("{LIST}/{id}/retry");
+        let problem = server.operator_post(&retry("evt_1"), "").await.assert_problem(409, "event-emptied");
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("STRIPE_SECRET_KEY")), "{problem}");
+        let all = server.operator_post(&format!("{LIST}/retry"), r#"{"status": "completed"}"#).await.assert_ok();
+        assert_eq!(all, json!({"retried": 0, "emptied": 2}));
+
+        server.offer_stripe(Keeper(customer("evt_1")));
+        let told = server.operator_post(&retry("evt_2"), "").await;
+        told.assert_problem(503, "stripe-unavailable");
+        assert!(told.header("retry-after").is_some());
+        server.operator_post(&retry("evt_1"), "").await.assert_ok();
+        assert_eq!(server.work().await.events(), 1);
+        let shown = server.operator_get(&format!("{LIST}/evt_1")).await.assert_ok();
+        assert_eq!((&shown["payload_emptied_at"], &shown["payload"]["id"]), (&Value::Null, &json!("evt_1")));
     });
 }
 
@@ -183,14 +237,14 @@ fn failures_are_grouped_and_retried_by_filter() {
 
         let retry = format!("{LIST}/retry");
         let retried = |body: &'static str| server.operator_post(&retry, body);
-        assert_eq!(retried(r#"{"fingerprint": "f2"}"#).await.assert_ok(), json!({"retried": 0}));
+        assert_eq!(retried(r#"{"fingerprint": "f2"}"#).await.assert_ok(), json!({"retried": 0, "emptied": 0}));
         assert_eq!(
             retried(r#"{"fingerprint": "f1", "type": "customer.created"}"#).await.assert_ok(),
-            json!({"retried": 2})
+            json!({"retried": 2, "emptied": 0})
         );
         assert_eq!(server.work().await.events(), 2);
-        assert_eq!(retried("{}").await.assert_ok(), json!({"retried": 0}), "nothing failed is left");
-        assert_eq!(retried(r#"{"status": "completed"}"#).await.assert_ok(), json!({"retried": 3}));
+        assert_eq!(retried("{}").await.assert_ok(), json!({"retried": 0, "emptied": 0}), "nothing failed is left");
+        assert_eq!(retried(r#"{"status": "completed"}"#).await.assert_ok(), json!({"retried": 3, "emptied": 0}));
         for body in ["", "[]", r#"{"stauts": "failed"}"#, r#"{"status": "lost"}"#, r#"{"since": "yesterday"}"#] {
             retried(body).await.assert_problem(400, "bad-request");
         }

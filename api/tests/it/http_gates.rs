@@ -164,6 +164,7 @@ fn the_document_names_every_route_and_every_route_it_names_is_there() {
             "/api/v1/users",
             "/api/v1/users/{id}",
             "/api/v1/users/{id}/timeline",
+            "/api/v1/changes",
             "/api/v1/admin/webhooks",
             "/api/v1/admin/webhooks/failures",
             "/api/v1/admin/webhooks/stats",
@@ -188,7 +189,8 @@ fn the_document_names_every_route_and_every_route_it_names_is_there() {
                 };
                 assert_ne!(told.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
                 assert!(!told.text.contains("problems/not-found"), "{method} {path}");
-                let gated = path.starts_with("/api/v1/users") || path.starts_with("/api/v1/admin");
+                let gated =
+                    ["/api/v1/users", "/api/v1/changes", "/api/v1/admin"].iter().any(|part| path.starts_with(part));
                 assert_eq!(operation["security"].is_array(), gated, "{method} {path}");
                 assert!(operation["operationId"].is_string() && operation["summary"].is_string(), "{method} {path}");
             }

@@ -9,6 +9,7 @@ use api::{
 };
 use billing::{
     catalog::Catalog,
+    changes::Feed,
     db::{Db, DbOptions},
     events,
     inbox::{Inbox, InboxOptions, IntakeRules},
@@ -16,6 +17,7 @@ use billing::{
     processor::{Pass, Processor, ProcessorOptions},
     samples::{self, Scene},
     signature::{Tolerance, WebhookSecret, sign},
+    stripe::Stripe,
 };
 use chrono::Utc;
 use metrics::Metrics;
@@ -55,6 +57,8 @@ impl Server {
         let nudge = Arc::new(Notify::new());
         let (inbox, _writers) = Inbox::start(&db, InboxOptions::default(), &nudge);
         let mut app = App {
+            feed: Feed::start(db.clone(), CancellationToken::new()),
+            stripe: None,
             db,
             catalog: Arc::new(Catalog::default()),
             policy: Arc::new(Policy::default()),
@@ -75,6 +79,12 @@ impl Server {
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));
         Self { app, client, database }
+    }
+
+    /// From now on there is an API of Stripe.
+    pub(crate) fn offer_stripe(&mut self, stripe: impl Stripe + 'static) {
+        self.app.stripe = Some(Arc::new(stripe));
+        self.client = TestClient::new(http::routes(self.app.clone()));
     }
 
     /// Applies everything that is due.

@@ -4,6 +4,7 @@ mod cli_commands;
 mod cli_stripe;
 mod config_mistakes;
 mod http_admin;
+mod http_changes;
 mod http_gates;
 mod http_reconciliations;
 mod http_server;

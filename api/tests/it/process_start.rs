@@ -85,6 +85,29 @@ async fn half_a_configuration_is_refused_with_every_mistake_at_once() {
 }
 
 #[tokio::test]
+async fn a_text_of_an_email_that_could_fail_later_is_a_mistake_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = folder.path().join("texts");
+    fs::create_dir(&texts).unwrap();
+    fs::write(texts.join("payment_failed.txt"), "{{ amuont }}").unwrap();
+    fs::write(texts.join("trial_endin.html"), "soon").unwrap();
+    let file = "[mail]\nfrom = \"a@example.com\"\ntemplates = \"texts\"\n";
+    fs::write(folder.path().join("trueup.toml"), file).unwrap();
+    let variables = [("SMTP_URL", "smtp://127.0.0.1:2525")];
+    let ran = run(folder.path(), &variables, &[]).await;
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.err.contains("mail.templates: trial_endin.html is the text of no e-mail"), "{}", ran.err);
+    fs::remove_file(texts.join("trial_endin.html")).unwrap();
+    let ran = run(folder.path(), &variables, &[]).await;
+    assert!(ran.err.contains("mail.templates: payment_failed.txt cannot be used"), "{}", ran.err);
+    assert!(ran.err.contains("in line 1; the names to use are product, name, plan, amount"), "{}", ran.err);
+    fs::write(texts.join("payment_failed.txt"), "{% if amount %}{{ amount }}{% endif %}").unwrap();
+    let server = Running::start(folder.path(), &variables, &[]);
+    server.url().await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn two_servers_that_start_at_the_same_moment_on_one_empty_database_both_come_up() {
     for kind in kinds() {
         let database = TestDb::empty(kind).await;

@@ -66,6 +66,11 @@ impl Feed {
         self.0.bell.notify_one();
     }
 
+    /// True once the server is told to end: waiting is of no use any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.is_cancelled()
+    }
+
     /// Returns once there is something after the cursor, `patience` is over, or the feed is closed.
     pub async fn wait_beyond(&self, cursor: Cursor, patience: Duration) {
         let shared = &self.0;

@@ -71,24 +71,49 @@ pub struct FeedEntry {
     pub reason: String,
 }
 
+/// A part of the feed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The changes, in order; perhaps none.
+    pub entries: Vec<FeedEntry>,
+    /// Where to read on. Beyond the last entry where the users of later changes were deleted since.
+    pub next: Cursor,
+}
+
 /// What was read of the feed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reading {
-    /// The changes after the cursor, in order; perhaps none.
-    Changes(Vec<FeedEntry>),
+    /// What comes after the cursor.
+    Page(Page),
     /// The cursor lies beyond the feed's end: whoever holds it knows another database, or this one before it was restored from a backup.
     Beyond,
 }
 
-/// At most `limit` changes after a cursor. Whatever was committed before the call is in the feed: it is numbered first.
+/// At most `limit` changes after a cursor. Whatever was committed before the call is in the feed: what is not numbered yet is numbered first, as far as
+/// this answer needs it.
 pub async fn read(db: &Db, after: Cursor, limit: u64) -> Result<Reading, DbErr> {
-    let tip = latest(db).await?;
-    if after > tip {
-        return Ok(Reading::Beyond);
+    loop {
+        let tip = numbers::tip(db.reader()).await?;
+        let last = Cursor(tip.last_number);
+        if after < last {
+            let entries = entries(db, after, limit).await?;
+            let full = entries.len() as u64 >= limit;
+            if full || !tip.more {
+                let end = entries.last().map_or(after, |entry| entry.cursor);
+                return Ok(Reading::Page(Page { entries, next: if full { end } else { end.max(last) } }));
+            }
+        } else if !tip.more {
+            return Ok(if after == last {
+                Reading::Page(Page { entries: Vec::new(), next: last })
+            } else {
+                Reading::Beyond
+            });
+        }
+        number(db).await?;
     }
-    if after == tip {
-        return Ok(Reading::Changes(Vec::new()));
-    }
+}
+
+async fn entries(db: &Db, after: Cursor, limit: u64) -> Result<Vec<FeedEntry>, DbErr> {
     let rows = Entity::find()
         .filter(Column::Number.gt(after.0))
         .order_by_asc(Column::Number)
@@ -108,22 +133,24 @@ pub async fn read(db: &Db, after: Cursor, limit: u64) -> Result<Reading, DbErr> 
             reason: row.reason,
         })
     };
-    Ok(Reading::Changes(rows.into_iter().filter_map(entry).collect()))
+    Ok(rows.into_iter().filter_map(entry).collect())
 }
 
-/// The end of the feed: after everything that is committed, which is numbered first. A feed that nobody has read for long takes several transactions; cut off
-/// between them, the next call goes on.
+/// Numbers one slice, in one short transaction.
+async fn number(db: &Db) -> Result<(), DbErr> {
+    let tx = db.write().await?;
+    numbers::number(&*tx).await?;
+    tx.commit().await
+}
+
+/// The end of the feed: after everything that is committed, which is numbered first. A feed that nobody has read for long takes several
+/// transactions; cut off between them, the next call goes on.
 pub async fn latest(db: &Db) -> Result<Cursor, DbErr> {
     loop {
         let tip = numbers::tip(db.reader()).await?;
         if !tip.more {
             return Ok(Cursor(tip.last_number));
         }
-        let tx = db.write().await?;
-        let numbered = numbers::number(&*tx).await?;
-        tx.commit().await?;
-        if numbered < numbers::SLICE {
-            return Ok(Cursor(numbers::tip(db.reader()).await?.last_number));
-        }
+        number(db).await?;
     }
 }

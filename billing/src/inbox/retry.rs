@@ -174,8 +174,8 @@ pub struct Requeued {
     pub emptied: u64,
 }
 
-/// Makes every event of the filter due at once that waits, failed or was skipped and is ours. Without a status: the failed ones. Events whose payloads were
-/// emptied are left alone and counted.
+/// Makes every event of the filter due at once that waits, failed or was skipped and is ours. Without a status: the failed ones. Events whose
+/// payloads were emptied are left alone and counted.
 pub async fn retry_all(db: &Db, filter: &Filter, rules: &IntakeRules) -> Result<Requeued, DbErr> {
     let status = filter.status.unwrap_or(ProcessingStatus::Failed);
     let filter = Filter { status: Some(status), ..filter.clone() };

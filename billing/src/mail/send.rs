@@ -156,8 +156,8 @@ impl Run<'_> {
         }
     }
 
-    /// Claims e-mails and begins to send those that have a reason still; returns how many were claimed. Every claimed one is under way at once, so that a lease
-    /// that runs out always tells of a try.
+    /// Claims e-mails and begins to send those that have a reason still; returns how many were claimed. Every claimed one is under way at once,
+    /// so that a lease that runs out always tells of a try.
     async fn take(
         &self,
         limit: usize,

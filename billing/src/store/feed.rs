@@ -1,12 +1,12 @@
-//! Numbers for changes that are committed. A change has none while its transaction is open, and nobody sees it then; whoever reads the feed numbers what it
-//! sees, one reader at a time by the lock on the counter's row. So a change that commits late gets a later number, never an earlier one.
+//! Numbers for changes that are committed. A change has none while its transaction is open, and nobody sees it then; whoever reads the feed
+//! numbers what it sees, one reader at a time by the lock on the counter's row. So a change that commits late gets a later number, never an earlier one.
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
 use super::inbox::{choose, execute};
 
 /// Changes numbered in one transaction.
-pub(crate) const SLICE: u64 = 5000;
+const SLICE: i64 = 5000;
 
 /// How far the feed is numbered.
 #[derive(Debug, Clone, Copy, FromQueryResult)]
@@ -57,9 +57,8 @@ pub(crate) async fn number(db: &impl ConnectionTrait) -> Result<u64, DbErr> {
             ));
         }
     };
-    let slice = i64::try_from(SLICE).unwrap_or(i64::MAX);
     let numbered =
-        execute(db, choose(backend, NUMBER_POSTGRES, NUMBER_SQLITE), vec![last.into(), slice.into()]).await?;
+        execute(db, choose(backend, NUMBER_POSTGRES, NUMBER_SQLITE), vec![last.into(), SLICE.into()]).await?;
     if numbered > 0 {
         let count = i64::try_from(numbered).unwrap_or(i64::MAX);
         execute(db, "UPDATE change_feed SET last_number = last_number + $1", vec![count.into()]).await?;

@@ -1,5 +1,5 @@
-//! The outbox's statements. While an e-mail is claimed, its `next_attempt_at` is the end of the lease; a token that is still there when it is claimed again
-//! tells that nobody knows what became of the try before.
+//! The outbox's statements. While an e-mail is claimed, its `next_attempt_at` is the end of the lease; a token that is still there when it is
+//! claimed again tells that nobody knows what became of the try before.
 
 use entity::{
     Time,

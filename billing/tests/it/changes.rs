@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use billing::{
-    changes::{self, Cursor, Feed, FeedEntry, Reading},
+    changes::{self, Cursor, Feed, FeedEntry, Page, Reading},
     db::{Db, DbOptions},
     samples::ApiVersion,
 };
@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 async fn read(desk: &Desk, after: Cursor) -> Vec<FeedEntry> {
     match changes::read(&desk.db, after, 1000).await.expect("the database answers") {
-        Reading::Changes(entries) => entries,
+        Reading::Page(page) => page.entries,
         Reading::Beyond => panic!("{after} lies beyond the end"),
     }
 }
@@ -60,10 +60,8 @@ fn the_feed_tells_every_users_changes_in_one_order_page_by_page() {
         assert_eq!(entries.iter().map(|entry| entry.user_id).collect::<Vec<_>>(), [1, 2, 3].map(user_id));
         let first = &entries[0];
         assert_eq!((first.event_id.as_deref(), &first.after["tier"]), (Some("evt_1"), &"pro".into()));
-        let Reading::Changes(page) = changes::read(&desk.db, cursor(1), 1).await.expect("an answer") else {
-            panic!("an end")
-        };
-        assert_eq!(page, entries[1..2]);
+        let page = changes::read(&desk.db, cursor(1), 1).await.expect("an answer");
+        assert_eq!(page, Reading::Page(Page { entries: entries[1..2].to_vec(), next: cursor(2) }));
         assert_eq!(changes::latest(&desk.db).await.expect("an answer"), cursor(3));
         assert!(read(&desk, cursor(3)).await.is_empty());
         desk.close().await;
@@ -124,7 +122,9 @@ fn a_number_is_never_given_twice_though_users_with_their_changes_go() {
         desk.sql(&insert("two")).await;
         assert_eq!(changes::latest(&desk.db).await.expect("an answer"), cursor(2));
         desk.sql("DELETE FROM users").await;
-        assert!(read(&desk, Cursor::START).await.is_empty());
+        // Whoever reads on does not look for ever where nothing is left.
+        let left = changes::read(&desk.db, Cursor::START, 10).await.expect("an answer");
+        assert_eq!(left, Reading::Page(Page { entries: Vec::new(), next: cursor(2) }));
         desk.put(user_id(2), "b@example.com").await;
         desk.sql(&insert("three")).await;
         let entries = read(&desk, cursor(2)).await;
@@ -141,6 +141,35 @@ fn a_cursor_of_another_database_or_another_time_is_told_so() {
         for wrong in ["-1", "x", "", "1.5", "99999999999999999999"] {
             assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
         }
+        desk.close().await;
+    });
+}
+
+/// A feed that nobody has read for long: no answer waits for all of it to be numbered.
+#[test]
+fn a_feed_of_many_changes_is_numbered_as_it_is_read() {
+    on_each(|test_db| async {
+        let desk = Desk::new(test_db).await;
+        desk.put(user_id(1), "a@example.com").await;
+        let series = match desk.kind() {
+            Kind::Postgres => "generate_series(1, 12000) AS s (n)",
+            Kind::Sqlite => {
+                "(WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 12000) SELECT n FROM s)"
+            }
+        };
+        desk.sql(&format!("{}, {series}", insert("many"))).await;
+        let first = changes::read(&desk.db, Cursor::START, 10).await.expect("an answer");
+        let Reading::Page(first) = first else { panic!("there are many") };
+        assert_eq!((first.entries.len(), first.next), (10, cursor(10)));
+        desk.sql("DELETE FROM entitlement_changes WHERE number > 4990").await;
+        // Over the end of what is numbered, and over what is gone.
+        let Reading::Page(page) = changes::read(&desk.db, cursor(4980), 20).await.expect("an answer") else {
+            panic!("there are more")
+        };
+        let read: Vec<_> = page.entries.iter().map(|entry| entry.cursor).collect();
+        let expected: Vec<_> = (4981..=4990).chain(5001..=5010).map(cursor).collect();
+        assert_eq!((read, page.next), (expected, cursor(5010)));
+        assert_eq!(changes::latest(&desk.db).await.expect("an answer"), cursor(12000));
         desk.close().await;
     });
 }
@@ -165,7 +194,10 @@ fn many_who_read_at_once_all_see_the_same_numbers() {
             (1..=40).map(cursor).collect::<Vec<_>>()
         );
         for reader in readers {
-            assert_eq!(reader.await.expect("it ends"), Reading::Changes(whole.clone()));
+            assert_eq!(
+                reader.await.expect("it ends"),
+                Reading::Page(Page { entries: whole.clone(), next: cursor(40) })
+            );
         }
         desk.close().await;
     });

@@ -1,9 +1,11 @@
 //! Every job: a file here, and a line in [`all`].
 
 mod check_webhook_endpoint;
+mod prune_webhooks;
 mod reconcile_subscriptions;
 mod recover_missed_events;
 mod retry_pending_webhooks;
+mod send_emails;
 
 use crate::AnyJob;
 
@@ -14,5 +16,7 @@ pub fn all() -> Vec<Box<dyn AnyJob>> {
         Box::new(reconcile_subscriptions::ReconcileSubscriptions),
         Box::new(recover_missed_events::RecoverMissedEvents),
         Box::new(check_webhook_endpoint::CheckWebhookEndpoint),
+        Box::new(send_emails::SendEmails),
+        Box::new(prune_webhooks::PruneWebhooks),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod cut_off;
 mod operator;
+mod outbox_and_retention;
 mod retry;
 mod running;
 mod workshop;

@@ -8,6 +8,7 @@ use billing::{
     inbox::{Inbox, IntakeRules},
     policy::Policy,
     processor::Beat,
+    refresh::Refresher,
     signature::{Tolerance, WebhookSecret},
 };
 use metrics::Metrics;
@@ -41,6 +42,8 @@ pub struct App {
     pub beat: Option<Arc<Beat>>,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Asks Stripe how subscriptions are; none without an API key.
+    pub refresher: Option<Refresher>,
 }
 
 /// A bearer token, kept as its hash: comparing hashes tells nothing of how much of a guess was right.

@@ -7,7 +7,10 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-use crate::labels::{EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome};
+use crate::{
+    labels::{EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome},
+    stripe::StripeFamilies,
+};
 
 /// Stands for every event type that is not one of the known.
 const OTHER: &str = "other";
@@ -58,6 +61,7 @@ pub struct Metrics {
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
     database_up: Gauge,
+    pub(crate) stripe: StripeFamilies,
 }
 
 impl Metrics {
@@ -170,6 +174,7 @@ impl Metrics {
                 r,
                 Gauge::new("trueup_database_up", "1 where the database answered when this was last measured, else 0."),
             ),
+            stripe: StripeFamilies::new(r),
             event_types: event_types.into_iter().collect(),
             registry,
         };
@@ -297,13 +302,13 @@ impl Metrics {
 }
 
 /// Registers a family that was just made; clones share its series.
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, family: prometheus::Result<C>) -> C {
+pub(crate) fn registered<C: Collector + Clone + 'static>(registry: &Registry, family: prometheus::Result<C>) -> C {
     let family = family.expect("every family is well-formed");
     registry.register(Box::new(family.clone())).expect("every family has a name of its own");
     family
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(crate) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 

@@ -6,5 +6,6 @@
 
 mod families;
 pub mod labels;
+mod stripe;
 
 pub use families::{InboxDepth, Metrics};

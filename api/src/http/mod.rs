@@ -4,7 +4,7 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
-//! for each group of routes (`webhook`, `users`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
+//! for each group of routes (`webhook`, `users`, `refresh`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
 mod admin;
 mod auth;
@@ -13,6 +13,7 @@ mod docs;
 mod health;
 mod observe;
 mod problem;
+mod refresh;
 mod shapes;
 mod table;
 mod users;
@@ -37,6 +38,7 @@ use self::{
     docs::DocsPage,
     health::HealthApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
+    refresh::RefreshApi,
     table::RouteTable,
     users::UsersApi,
     webhook::WebhookApi,
@@ -48,11 +50,11 @@ struct Document;
 
 impl OpenApi for Document {
     fn meta() -> Vec<MetaApi> {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::meta()
+        <(WebhookApi, UsersApi, RefreshApi, AdminApi, HealthApi)>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::register(registry);
+        <(WebhookApi, UsersApi, RefreshApi, AdminApi, HealthApi)>::register(registry);
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -102,7 +104,7 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
-        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
+        .nest_no_strip("/api/v1/users", mounted((UsersApi(app.clone()), RefreshApi(app.clone())), Some(hosts)))
         .nest_no_strip("/api/v1/admin", mounted(AdminApi(app), Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))

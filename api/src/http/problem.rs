@@ -64,6 +64,12 @@ pub(super) const NOT_STORED: Kind =
     Kind::new("not-stored", StatusCode::SERVICE_UNAVAILABLE, "The event could not be stored now");
 pub(super) const NOT_STORABLE: Kind =
     Kind::new("not-storable", StatusCode::BAD_REQUEST, "The event cannot be stored at all");
+pub(super) const NOT_CONFIGURED: Kind =
+    Kind::new("not-configured", StatusCode::CONFLICT, "This server is not set up for it");
+pub(super) const STRIPE_REFUSED: Kind =
+    Kind::new("stripe-refused", StatusCode::BAD_GATEWAY, "Stripe does not give what was asked for");
+pub(super) const STRIPE_UNAVAILABLE: Kind =
+    Kind::new("stripe-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Stripe's API is not available");
 pub(super) const TIMED_OUT: Kind = Kind::new("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long");
 
 /// A problem, ready to be told.

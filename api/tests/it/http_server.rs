@@ -65,6 +65,7 @@ impl Server {
             metrics: Arc::new(Metrics::new("test", events::event_types())),
             beat: None,
             nudge,
+            refresher: None,
         };
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));

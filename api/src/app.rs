@@ -10,6 +10,7 @@ use billing::{
     policy::Policy,
     processor::Beat,
     reconcile::Reconciler,
+    refresh::Refresher,
     signature::{Tolerance, WebhookSecret},
     stripe::Stripe,
 };
@@ -49,6 +50,8 @@ pub struct App {
     pub nudge: Arc<Notify>,
     /// Stripe's API; none without a key.
     pub stripe: Option<Arc<dyn Stripe>>,
+    /// Asks Stripe how subscriptions are; none without an API key.
+    pub refresher: Option<Refresher>,
     /// Wakes whoever waits for changes.
     pub feed: Feed,
     /// What requests begin and do not wait for.

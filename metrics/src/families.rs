@@ -13,6 +13,7 @@ use crate::{
         DriftKind, EmailKind, EmailOutcome, EndpointFinding, EventOutcome, HttpMethod, InboxStatus, RejectReason,
         StatusClass, WebhookOutcome,
     },
+    stripe::StripeFamilies,
 };
 
 /// Stands for every event type that is not one of the known.
@@ -88,6 +89,7 @@ pub struct Metrics {
     endpoint_healthy: Gauge,
     endpoint_findings: IntGaugeVec,
     pub(crate) jobs: JobFamilies,
+    pub(crate) stripe: StripeFamilies,
 }
 
 impl Metrics {
@@ -261,6 +263,7 @@ impl Metrics {
                 ),
             ),
             jobs: JobFamilies::register(r),
+            stripe: StripeFamilies::new(r),
             event_types: event_types.into_iter().collect(),
             registry,
         };

@@ -7,5 +7,6 @@
 mod families;
 mod jobs;
 pub mod labels;
+mod stripe;
 
 pub use families::{InboxDepth, Metrics, Reconciled};

@@ -56,7 +56,7 @@ enum Command {
     /// Look at the inbox of webhooks, or try some again (works on the database)
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
-    /// Look at a user, and at why they are on their tier (works on the database)
+    /// Look at a user and at why they are on their tier, or ask Stripe anew (works on the database)
     #[command(subcommand)]
     Users(users::Users),
     /// Look at the jobs, run one now, pause or resume one (works on the database)

@@ -16,7 +16,7 @@ use super::{
     body::{Answer, Told},
     problem::{
         BAD_REQUEST, EVENT_BUSY, EVENT_EMPTIED, EVENT_NOT_OURS, EVENT_UNKNOWN, EVENT_UNVERIFIED, Problem, RETRY_AFTER,
-        STRIPE,
+        STRIPE_REFUSED, STRIPE_UNAVAILABLE,
     },
     shapes::{EventStatus, FailureGroups, Figures, Retried, WebhookDetail, Webhooks},
     within,
@@ -203,9 +203,9 @@ impl AdminApi {
             RetryError::NotOurs { .. } => Problem::new(EVENT_NOT_OURS, error.to_string()),
             RetryError::Emptied { .. } => Problem::new(EVENT_EMPTIED, error.to_string()),
             RetryError::Stripe { ref source, .. } if source.may_pass() => {
-                Problem::later(STRIPE, error.to_string(), RETRY_AFTER)
+                Problem::later(STRIPE_UNAVAILABLE, error.to_string(), RETRY_AFTER)
             }
-            RetryError::Stripe { .. } => Problem::new(STRIPE, error.to_string()),
+            RetryError::Stripe { .. } => Problem::new(STRIPE_REFUSED, error.to_string()),
             RetryError::Database(error) => error.into(),
         })?;
         app.nudge.notify_one();

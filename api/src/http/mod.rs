@@ -4,7 +4,8 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
-//! for each group of routes (`webhook`, `users`, `admin`, `jobs`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
+//! for each group of routes (`webhook`, `users`, `refresh`, `changes`, `admin`, `jobs`, `reconciliations`, `health`, `docs`), `body` and
+//! `shapes` (what goes in and out), `problem`.
 
 mod admin;
 mod auth;
@@ -16,6 +17,7 @@ mod jobs;
 mod observe;
 mod problem;
 mod reconciliations;
+mod refresh;
 mod shapes;
 mod table;
 mod users;
@@ -43,6 +45,7 @@ use self::{
     jobs::JobsApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
     reconciliations::ReconciliationsApi,
+    refresh::RefreshApi,
     table::RouteTable,
     users::UsersApi,
     webhook::WebhookApi,
@@ -50,7 +53,7 @@ use self::{
 use crate::app::App;
 
 /// Every group of routes.
-type Everything = (WebhookApi, UsersApi, ChangesApi, AdminApi, JobsApi, ReconciliationsApi, HealthApi);
+type Everything = (WebhookApi, UsersApi, RefreshApi, ChangesApi, AdminApi, JobsApi, ReconciliationsApi, HealthApi);
 
 /// The whole API for its description: it needs no running server, and serves nothing.
 struct Document;
@@ -111,7 +114,7 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
-        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts.clone())))
+        .nest_no_strip("/api/v1/users", mounted((UsersApi(app.clone()), RefreshApi(app.clone())), Some(hosts.clone())))
         .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app.clone()), Some(hosts), changes::PATIENCE))
         .nest_no_strip(
             "/api/v1/admin",

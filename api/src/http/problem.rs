@@ -63,8 +63,6 @@ pub(super) const EVENT_EMPTIED: Kind =
     Kind::new("event-emptied", StatusCode::CONFLICT, "The event's payload was emptied");
 pub(super) const CURSOR_UNKNOWN: Kind =
     Kind::new("cursor-unknown", StatusCode::CONFLICT, "The cursor lies beyond the feed's end");
-pub(super) const STRIPE: Kind =
-    Kind::new("stripe-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Stripe's API did not give what was asked");
 pub(super) const TOO_LARGE: Kind = Kind::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large");
 pub(super) const MEDIA_TYPE: Kind =
     Kind::new("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type does not fit");
@@ -81,6 +79,10 @@ pub(super) const NOT_STORABLE: Kind =
     Kind::new("not-storable", StatusCode::BAD_REQUEST, "The event cannot be stored at all");
 pub(super) const STOPPING: Kind =
     Kind::new("stopping", StatusCode::SERVICE_UNAVAILABLE, "This server is about to stop");
+pub(super) const STRIPE_REFUSED: Kind =
+    Kind::new("stripe-refused", StatusCode::BAD_GATEWAY, "Stripe does not give what was asked for");
+pub(super) const STRIPE_UNAVAILABLE: Kind =
+    Kind::new("stripe-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Stripe's API is not available");
 pub(super) const TIMED_OUT: Kind = Kind::new("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long");
 
 /// A problem, ready to be told.

@@ -75,6 +75,7 @@ impl Server {
             background: Background::default(),
             jobs: Registry::new(scheduler::jobs::all(), JobSettings::of),
             scheduler: None,
+            refresher: None,
         };
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use billing::{catalog::Catalog, inbox::IntakeRules, policy::Policy, processor::Processor, stripe::Stripe};
+use billing::{
+    catalog::Catalog, inbox::IntakeRules, policy::Policy, processor::Processor, stripe::Stripe, usage::Watch,
+};
 use tokio::sync::Notify;
 
 /// Everything that some job needs, but for the database, which every run gets fenced by its lease ([`crate::JobContext::db`]).
@@ -20,4 +22,6 @@ pub struct Tools {
     pub processor: Processor,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Told of every batch of users that was rolled: their windows, and what ended by date.
+    pub rolled: Watch,
 }

@@ -7,6 +7,7 @@ mod database;
 mod output;
 mod serve;
 mod trigger;
+mod usage;
 mod users;
 mod webhooks;
 
@@ -51,9 +52,12 @@ enum Command {
     /// Look at the inbox of webhooks, or try some again (works on the database)
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
-    /// Look at a user, and at why they are on their tier (works on the database)
+    /// Look at a user and at why they are on their tier, or give them another one for a while (works on the database)
     #[command(subcommand)]
     Users(users::Users),
+    /// Roll the usage windows that are over (works on the database)
+    #[command(subcommand)]
+    Usage(usage::UsageCommand),
     /// Ask a running server whether it is ready; the exit code tells
     Healthcheck {
         /// Where the server is; by default where `TRUEUP_LISTEN` says
@@ -95,6 +99,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Trigger(args) => trigger::run(args).await,
         Command::Webhooks(webhooks) => webhooks::run(webhooks, &config()?).await,
         Command::Users(users) => users::run(users, &config()?).await,
+        Command::Usage(usage) => usage::run(usage, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,
         Command::Openapi => {
             output::line(http::openapi_spec())?;

@@ -3,8 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use billing::users::{self, TimelineEntry, UserView};
-use chrono::{DateTime, SecondsFormat, Utc};
+use billing::{
+    catalog::Catalog,
+    db::Db,
+    overrides::{self, OverrideError, OverrideTold},
+    projection::Override,
+    users::{self, TimelineEntry, UserView},
+};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use entity::ids::{CustomerId, UserId};
 use serde_json::{Value, json};
@@ -29,39 +35,154 @@ pub(super) enum Users {
         #[arg(long)]
         json: bool,
     },
+    /// Give a user a tier until a date, whatever their subscriptions say, or take that back
+    #[command(
+        override_usage = "trueup users override <WHO> --tier <TIER> --until <TIME> --reason <TEXT> [--by <NAME>]\n       \
+                                trueup users override <WHO> --clear"
+    )]
+    Override {
+        /// The user's id, e-mail address, or customer at Stripe (cus_…)
+        who: String,
+        /// One of the plans' tiers
+        #[arg(long, required_unless_present = "clear")]
+        tier: Option<String>,
+        /// When it ends: 2027-01-31T12:00:00Z, or 2027-01-31 for the first moment of that day in UTC
+        #[arg(long, required_unless_present = "clear", value_parser = until)]
+        until: Option<DateTime<Utc>>,
+        /// Why, for the timeline
+        #[arg(long, required_unless_present = "clear")]
+        reason: Option<String>,
+        /// Who gives it
+        #[arg(long, default_value = "cli")]
+        by: String,
+        /// Take the override back
+        #[arg(long, conflicts_with_all = ["tier", "until", "reason"])]
+        clear: bool,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn until(text: &str) -> Result<DateTime<Utc>, String> {
+    let day = || Some(text.parse::<NaiveDate>().ok()?.and_time(NaiveTime::MIN).and_utc());
+    let moment = DateTime::parse_from_rfc3339(text).ok().map(|moment| moment.to_utc());
+    moment.or_else(day).ok_or_else(|| "not a time; right would be 2027-01-31T12:00:00Z or 2027-01-31".to_owned())
 }
 
 /// `trueup users …`
 pub(super) async fn run(users: Users, config: &Config) -> Result<ExitCode> {
-    let Users::Show { who, limit, json } = users;
-    let (catalog, policy, now) = (&config.catalog, &config.policy, Utc::now());
     let db = database::open_migrated(config).await?;
-    let who = who.trim();
-    let found = if let Ok(id) = who.parse::<UserId>() {
-        users::get(&db, catalog, policy, id, now).await?
-    } else if who.contains('@') {
-        users::by_email(&db, catalog, policy, who, now).await?
-    } else {
-        let customer = CustomerId::parse(who)
-            .map_err(|error| Usage(format!("`{who}` is no user id, e-mail address or customer ({error})")))?;
-        users::by_customer(&db, catalog, policy, &customer, now).await?
-    };
-    let Some(user) = found else {
-        bail!("no user {who}; the host makes users by PUT /api/v1/users/{{id}}, `trueup trigger` by --email");
-    };
-    let timeline = users::timeline(&db, user.id, limit, None).await?;
-    if json {
-        let mut value = as_json(&user);
-        value["timeline"] = serde_json::to_value(&timeline)?;
-        output::json(&value)?;
-    } else {
-        print(&user, &timeline)?;
+    match users {
+        Users::Show { who, limit, json } => {
+            let user = find(&db, config, &who).await?;
+            show(&db, config, &user, limit, json).await?;
+        }
+        Users::Override { who, tier, until, reason, by, clear: _, json } => {
+            let user = find(&db, config, &who).await?;
+            let (catalog, policy) = (&config.catalog, &config.policy);
+            if let (Some(tier), Some(until), Some(reason)) = (tier, until, reason) {
+                let told = OverrideTold { tier, until, reason, by };
+                overrides::give(&db, catalog, policy, user.id, told).await.map_err(|error| match error {
+                    error @ (OverrideError::Database(_) | OverrideError::UserUnknown) => anyhow::Error::new(error),
+                    error => Usage(error.to_string()).into(),
+                })?;
+            } else if !overrides::take_back(&db, catalog, policy, user.id).await? {
+                output::complain("there was no override to take back");
+            }
+            let user = find(&db, config, &user.id.to_string()).await?;
+            show(&db, config, &user, 3, json).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+async fn find(db: &Db, config: &Config, who: &str) -> Result<UserView> {
+    let (catalog, policy, now) = (&config.catalog, &config.policy, Utc::now());
+    let who = who.trim();
+    let found = if let Ok(id) = who.parse::<UserId>() {
+        users::get(db, catalog, policy, id, now).await?
+    } else if who.contains('@') {
+        users::by_email(db, catalog, policy, who, now).await?
+    } else {
+        let customer = CustomerId::parse(who)
+            .map_err(|error| Usage(format!("`{who}` is no user id, e-mail address or customer ({error})")))?;
+        users::by_customer(db, catalog, policy, &customer, now).await?
+    };
+    let Some(user) = found else {
+        bail!("no user {who}; the host makes users by PUT /api/v1/users/{{id}}, `trueup trigger` by --email");
+    };
+    Ok(user)
+}
+
+async fn show(db: &Db, config: &Config, user: &UserView, limit: u64, json: bool) -> Result<()> {
+    let timeline = users::timeline(db, user.id, limit, None).await?;
+    let standing = user.tier_override.as_ref().map(|given| Standing::of(given, &config.catalog, Utc::now()));
+    if json {
+        let mut value = as_json(user);
+        value["override"] = match (&user.tier_override, standing) {
+            (Some(given), Some(standing)) => json!({
+                "tier": given.tier,
+                "until": time(given.until),
+                "reason": given.reason,
+                "by": given.by,
+                "created_at": time(given.created_at),
+                "state": standing.as_str(),
+            }),
+            _ => Value::Null,
+        };
+        value["timeline"] = serde_json::to_value(&timeline)?;
+        output::json(&value)?;
+        return Ok(());
+    }
+    let given = user.tier_override.as_ref().zip(standing).map(|(given, standing)| {
+        let Override { tier, until, reason, by, .. } = given;
+        let state = match standing {
+            Standing::Holds => String::new(),
+            Standing::Over => " (over)".to_owned(),
+            Standing::Ignored => format!(" (ignored: no plan has the tier {tier})"),
+        };
+        format!("{tier} until {} by {by}: {reason}{state}", moment(*until))
+    });
+    print(user, given, &timeline)
+}
+
+/// How an override stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It gives the tier.
+    Holds,
+    /// Its date has passed.
+    Over,
+    /// No plan has its tier.
+    Ignored,
+}
+
+impl Standing {
+    fn of(given: &Override, catalog: &Catalog, now: DateTime<Utc>) -> Self {
+        if catalog.by_tier(&given.tier).is_none() {
+            Self::Ignored
+        } else if given.plan(catalog, now).is_none() {
+            Self::Over
+        } else {
+            Self::Holds
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Over => "over",
+            Self::Ignored => "ignored",
+        }
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
 fn as_json(user: &UserView) -> Value {
-    let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
     let entitlement = &user.projection.entitlement;
     json!({
         "id": user.id,
@@ -86,7 +207,7 @@ fn as_json(user: &UserView) -> Value {
     })
 }
 
-fn print(user: &UserView, timeline: &[TimelineEntry]) -> Result<()> {
+fn print(user: &UserView, given: Option<String>, timeline: &[TimelineEntry]) -> Result<()> {
     let entitlement = &user.projection.entitlement;
     let limit = entitlement.limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     let mut table = Table::new(["", ""]);
@@ -101,6 +222,7 @@ fn print(user: &UserView, timeline: &[TimelineEntry]) -> Result<()> {
         ("subscription", or_dash(user.projection.subscription.as_ref())),
         ("period ends", or_dash(entitlement.current_period_end.map(moment))),
         ("access ends", or_dash(entitlement.cancel_at.map(moment))),
+        ("override", or_dash(given)),
         ("used", format!("{} of {limit}", user.used)),
         ("resets", moment(user.window.end)),
     ] {

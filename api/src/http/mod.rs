@@ -4,7 +4,7 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
-//! for each group of routes (`webhook`, `users`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
+//! for each group of routes (`webhook`, `users`, `usage`, `admin`, `overrides`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
 mod admin;
 mod auth;
@@ -12,9 +12,11 @@ mod body;
 mod docs;
 mod health;
 mod observe;
+mod overrides;
 mod problem;
 mod shapes;
 mod table;
+mod usage;
 mod users;
 mod webhook;
 
@@ -36,8 +38,10 @@ use self::{
     auth::{FailedTries, Gate, Role},
     docs::DocsPage,
     health::HealthApi,
+    overrides::OverridesApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
     table::RouteTable,
+    usage::UsageApi,
     users::UsersApi,
     webhook::WebhookApi,
 };
@@ -48,11 +52,11 @@ struct Document;
 
 impl OpenApi for Document {
     fn meta() -> Vec<MetaApi> {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::meta()
+        <(WebhookApi, UsersApi, UsageApi, AdminApi, OverridesApi, HealthApi)>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::register(registry);
+        <(WebhookApi, UsersApi, UsageApi, AdminApi, OverridesApi, HealthApi)>::register(registry);
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -102,8 +106,8 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
-        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
-        .nest_no_strip("/api/v1/admin", mounted(AdminApi(app), Some(operators)))
+        .nest_no_strip("/api/v1/users", mounted((UsersApi(app.clone()), UsageApi(app.clone())), Some(hosts)))
+        .nest_no_strip("/api/v1/admin", mounted((AdminApi(app.clone()), OverridesApi(app)), Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))
         .nest_no_strip("/metrics", mounted(health, None))

@@ -1,10 +1,12 @@
 //! Tests of the HTTP surface as its callers see it, on every kind of database at hand.
 
 mod cli_commands;
+mod cli_usage;
 mod config_mistakes;
 mod http_admin;
 mod http_gates;
 mod http_server;
+mod http_usage;
 mod http_users;
 mod http_webhook;
 mod process_database;

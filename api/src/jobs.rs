@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use billing::{
+    changes::Feed,
+    mail::Mailer,
     processor::{self, Processor},
     stripe::Stripe,
+    usage::Watch,
 };
 use entity::{Time, enums::RunOutcome};
 use metrics::{Metrics, labels::JobOutcome};
-use scheduler::{JobSettings, News, Observer, Observers, Registry, Tools, jobs};
+use scheduler::{JobSettings, News, Observer, Registry, Tools, jobs};
 use tokio::sync::Notify;
 
-use crate::config::Config;
+use crate::{config::Config, observe::observers};
 
 /// Every job, as the configuration has it.
 pub fn registry(config: &Config) -> Registry {
@@ -19,15 +22,27 @@ pub fn registry(config: &Config) -> Registry {
     Registry::new(jobs::all(), of)
 }
 
+/// What jobs share with the rest of a process. A command of its own wakes no feed, and nobody reads its metrics.
+pub(crate) struct Ground {
+    pub(crate) stripe: Option<Arc<dyn Stripe>>,
+    pub(crate) processor: Processor,
+    pub(crate) passes: processor::Observer,
+    pub(crate) nudge: Arc<Notify>,
+    pub(crate) mailer: Option<Arc<Mailer>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) feed: Option<Feed>,
+}
+
 /// What jobs work with.
-pub(crate) fn tools(
-    config: &Config,
-    stripe: Option<Arc<dyn Stripe>>,
-    processor: Processor,
-    passes: processor::Observer,
-    nudge: Arc<Notify>,
-    observers: Observers,
-) -> Tools {
+pub(crate) fn tools(config: &Config, ground: Ground) -> Tools {
+    let Ground { stripe, processor, passes, nudge, mailer, metrics, feed } = ground;
+    let observers = observers(&metrics);
+    let rolled = Watch::new(move |rolled| {
+        metrics.usage_rolled(rolled.opened, rolled.expired);
+        if let Some(feed) = feed.as_ref().filter(|_| rolled.expired > 0) {
+            feed.ring();
+        }
+    });
     Tools {
         catalog: Arc::new(config.catalog.clone()),
         policy: Arc::new(config.policy.clone()),
@@ -36,6 +51,9 @@ pub(crate) fn tools(
         processor,
         passes,
         nudge,
+        rolled,
+        mailer,
+        retention: config.retention,
         public_url: config.public_url.clone(),
         observers,
     }

@@ -7,9 +7,10 @@
 //! - [`background`]: what a request begins and does not wait for; [`observe`]: reports as metrics
 //! - [`jobs`]: the scheduler, put together
 //! - [`mailing`]: sends e-mails as soon as they are queued
-//! - [`serve`]: starts and stops all of it
+//! - `assemble` puts a server together; [`serve`]: starts and stops all of it
 
 pub mod app;
+mod assemble;
 pub mod background;
 pub mod cli;
 pub mod config;

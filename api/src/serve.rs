@@ -11,34 +11,29 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use billing::{
     catalog::Catalog,
     db::{Blame, Db, blame},
-    events,
-    inbox::Inbox,
+    mail::TemplateError,
     policy::Policy,
-    processor::{Beat, Observer, Outcome, Pass, Processor, ProcessorOptions},
+    processor::{Beat, Observer, Processor},
+    refresh::Refresher,
     reprojection::{Reprojected, reproject_if_rules_changed},
-    signature::{SecretError, Tolerance, WebhookSecret},
+    signature::SecretError,
     stripe::ClientError,
 };
-use metrics::{Metrics, labels::EventOutcome};
 use migration::MigrateError;
 use poem::{Server, listener::TcpAcceptor};
-use scheduler::{BellError, Engine, EngineOptions, Tools};
+use scheduler::{BellError, Engine, EngineOptions};
 use sea_orm::DbErr;
 use tokio::{
     net::TcpListener,
     sync::Notify,
-    task::JoinHandle,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Token},
-    background::Background,
-    config::{Config, Secret},
+    assemble::{Assembled, assemble, name},
+    config::Config,
     http, jobs,
-    observe::observers,
-    stripe,
 };
 
 /// How long the start waits for a database that is away.
@@ -137,6 +132,9 @@ pub enum ServeError {
     /// The client of Stripe's API.
     #[error("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used: {0}")]
     Stripe(#[from] ClientError),
+    /// A text of an e-mail.
+    #[error("mail.templates: {0}")]
+    Template(TemplateError),
     /// The server.
     #[error("the HTTP server ended")]
     Server(#[source] io::Error),
@@ -170,9 +168,16 @@ async fn serve(
     let acceptor = TcpAcceptor::from_tokio(listener).map_err(listening)?;
     migration::up(db.reader(), None).await?;
 
-    let Assembled { mut app, writers, processor, tools } = assemble(&config, &db, address, parts)?;
+    let Assembled { mut app, writers, processor, passes, tools, mailing } =
+        assemble(&config, &db, address, parts, &stop)?;
     let working = match processor {
         Some(processor) => {
+            if let Some(mailing) = &mailing {
+                let end_leases = || async { mailing.end_own_leases(&db).await };
+                if patiently(&config, &stop, end_leases).await?.is_none() {
+                    return Ok(Stopped::InOrder);
+                }
+            }
             let release = || async { processor.release_own().await };
             let Some(released) = patiently(&config, &stop, release).await? else { return Ok(Stopped::InOrder) };
             if released > 0 {
@@ -181,7 +186,13 @@ async fn serve(
             let end = CancellationToken::new();
             let projecting = project_again(db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), end.clone());
             tokio::spawn(projecting);
-            Some((end.clone(), tokio::spawn(work(processor, Bench::from(&app), end))))
+            if let Some(refresher) = processor.refresher() {
+                tokio::spawn(refetch(refresher, end.clone()));
+            }
+            let beat = app.beat.clone().unwrap_or_default();
+            let mut working = vec![tokio::spawn(work(processor, Arc::clone(&app.nudge), passes, beat, end.clone()))];
+            working.extend(mailing.map(|mailing| tokio::spawn(mailing.run(db.clone(), end.clone()))));
+            Some((end, working))
         }
         None => None,
     };
@@ -225,9 +236,9 @@ async fn serve(
     }
     if let Some((end, working)) = working {
         end.cancel();
-        if timeout(PROCESSOR, working).await.is_err() {
+        if timeout(PROCESSOR, futures::future::join_all(working)).await.is_err() {
             tracing::warn!(
-                "the processor did not finish its batch in time; its claims are taken back at the next start"
+                "the processor did not finish its batch, or the mail server did not answer, in time; what was claimed is taken back at the next start"
             );
         }
     }
@@ -240,80 +251,8 @@ async fn serve(
     Ok(Stopped::InOrder)
 }
 
-/// What the processor needs of what the requests share, without the way into the inbox.
-struct Bench {
-    nudge: Arc<Notify>,
-    metrics: Arc<Metrics>,
-    beat: Arc<Beat>,
-}
-
-impl From<&App> for Bench {
-    fn from(app: &App) -> Self {
-        Self {
-            nudge: Arc::clone(&app.nudge),
-            metrics: Arc::clone(&app.metrics),
-            beat: app.beat.clone().unwrap_or_default(),
-        }
-    }
-}
-
-struct Assembled {
-    app: App,
-    writers: Vec<JoinHandle<()>>,
-    /// Where this process applies events.
-    processor: Option<Processor>,
-    /// Where this process runs jobs.
-    tools: Option<Tools>,
-}
-
-/// Of this process, among others.
-fn name(address: SocketAddr) -> String {
-    format!("{}/{address}", hostname())
-}
-
-fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Result<Assembled, ServeError> {
-    let catalog = Arc::new(config.catalog.clone());
-    let policy = Arc::new(config.policy.clone());
-    let secrets: Result<Arc<[WebhookSecret]>, SecretError> =
-        config.webhook_secrets.iter().map(|secret| WebhookSecret::parse(secret.expose())).collect();
-    let nudge = Arc::new(Notify::new());
-    let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
-    let options = ProcessorOptions { holder: name(address), ..config.processor.clone() };
-    let stripe = stripe::connect(config)?;
-    let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone());
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types()));
-    let tools = parts.scheduler.then(|| {
-        let observers = observers(&metrics);
-        let metrics = Arc::clone(&metrics);
-        let passes = Arc::new(move |pass: &Pass| observe(&metrics, pass));
-        jobs::tools(config, stripe.clone(), processor.clone(), passes, Arc::clone(&nudge), observers)
-    });
-    let token = |secret: &Secret| Token::new(secret.expose());
-    let app = App {
-        db: db.clone(),
-        catalog,
-        policy,
-        inbox,
-        intake: Arc::new(config.intake_rules.clone()),
-        secrets: secrets?,
-        tolerance: Tolerance::default(),
-        api_token: config.api_token.as_ref().map(token),
-        admin_token: config.admin_token.as_ref().map(token),
-        metrics,
-        beat: parts.processor.then(Arc::default),
-        nudge,
-        stripe,
-        background: Background::default(),
-        jobs: jobs::registry(config),
-        scheduler: None,
-    };
-    Ok(Assembled { app, writers, processor: parts.processor.then_some(processor), tools })
-}
-
 /// Applies events until told to end. A panic ends one batch, whose lease runs out and is counted against its events; never the server.
-async fn work(processor: Processor, bench: Bench, end: CancellationToken) {
-    let Bench { nudge, metrics, beat } = bench;
-    let observer: Observer = Arc::new(move |pass| observe(&metrics, pass));
+async fn work(processor: Processor, nudge: Arc<Notify>, observer: Observer, beat: Arc<Beat>, end: CancellationToken) {
     loop {
         let run = processor.clone().run(Arc::clone(&nudge), end.clone(), Arc::clone(&observer), Arc::clone(&beat));
         let ended = tokio::spawn(run).await;
@@ -323,6 +262,17 @@ async fn work(processor: Processor, bench: Bench, end: CancellationToken) {
         if let Err(error) = ended {
             tracing::error!(%error, "the processor panicked, which is a mistake in Trueup; starting it again");
         }
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Asks Stripe about what batches flag, until told to end.
+async fn refetch(refresher: Refresher, end: CancellationToken) {
+    while let Err(error) = tokio::spawn(refresher.clone().run(end.clone())).await {
+        tracing::error!(%error, "asking Stripe about subscriptions panicked, which is a mistake in Trueup; starting it again");
         tokio::select! {
             () = end.cancelled() => return,
             () = tokio::time::sleep(PAUSE) => {}
@@ -354,29 +304,6 @@ async fn project_again(db: Db, catalog: Arc<Catalog>, policy: Arc<Policy>, end: 
             () = tokio::time::sleep(PAUSE * 5) => {}
         }
     }
-}
-
-/// What the processor did, for Prometheus.
-fn observe(metrics: &Metrics, pass: &Pass) {
-    for (outcome, events) in &pass.outcomes {
-        let outcome = match outcome {
-            Outcome::Applied => EventOutcome::Applied,
-            Outcome::Stale => EventOutcome::Stale,
-            Outcome::Parked => EventOutcome::Parked,
-            Outcome::Skipped => EventOutcome::Skipped,
-            Outcome::Retried | Outcome::Postponed => EventOutcome::Retried,
-            Outcome::Failed => EventOutcome::Failed,
-        };
-        metrics.events_done(outcome, *events);
-    }
-    for (events, seconds) in &pass.batches {
-        metrics.batch_applied(*events, *seconds);
-    }
-    for seconds in &pass.lags {
-        metrics.event_applied_after(*seconds);
-    }
-    metrics.entitlements_changed(pass.changes);
-    metrics.claims_rescued(pass.rescued);
 }
 
 /// Tries until the database answers, at most for [`PATIENCE`]; `None` where it was told to stop meanwhile.
@@ -419,14 +346,6 @@ pub(crate) fn out_of_reach(shown: String, passing: bool, sqlite: bool, source: D
         (false, false) => ("refused", "correct user, password and database name in DATABASE_URL"),
     };
     ServeError::Database { shown, wrong, right, source }
-}
-
-/// The machine's name, as far as it is told.
-pub(crate) fn hostname() -> String {
-    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
-    let told = told.or_else(|| std::env::var("COMPUTERNAME").ok()).unwrap_or_default();
-    let name = told.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
 struct Signals {

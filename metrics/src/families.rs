@@ -72,6 +72,10 @@ pub struct Metrics {
     event_lag_seconds: Histogram,
     entitlement_changes: IntCounter,
     claims_rescued: IntCounter,
+    usage_consumed: IntCounter,
+    usage_refused: IntCounter,
+    usage_windows_rolled: IntCounter,
+    entitlements_expired: IntCounter,
     inbox_events: IntGaugeVec,
     inbox_oldest_seconds: GaugeVec,
     inbox_waiting: IntGauge,
@@ -155,6 +159,31 @@ impl Metrics {
                 IntCounter::new(
                     "trueup_claims_rescued_total",
                     "Claims taken back because whoever held them died: their lease ran out.",
+                ),
+            ),
+            usage_consumed: registered(
+                r,
+                IntCounter::new("trueup_usage_consumed_total", "Uses that were counted against an allowance."),
+            ),
+            usage_refused: registered(
+                r,
+                IntCounter::new(
+                    "trueup_usage_refused_total",
+                    "Calls that were refused because the allowance did not hold as much.",
+                ),
+            ),
+            usage_windows_rolled: registered(
+                r,
+                IntCounter::new(
+                    "trueup_usage_windows_rolled_total",
+                    "Usage windows that began, or were entered again, whoever came by: a job, a read or a use.",
+                ),
+            ),
+            entitlements_expired: registered(
+                r,
+                IntCounter::new(
+                    "trueup_entitlements_expired_total",
+                    "Users whose entitlement ended, or changed, by date: a scheduled end, grace or an override.",
                 ),
             ),
             inbox_events: registered(
@@ -348,6 +377,22 @@ impl Metrics {
         self.claims_rescued.inc_by(claims);
     }
 
+    /// So many uses were counted.
+    pub fn usage_consumed(&self, uses: u64) {
+        self.usage_consumed.inc_by(uses);
+    }
+
+    /// A call was refused for want of allowance.
+    pub fn usage_refused(&self) {
+        self.usage_refused.inc();
+    }
+
+    /// So many windows began, and so many users' entitlements ended by date.
+    pub fn usage_rolled(&self, windows: u64, expired: u64) {
+        self.usage_windows_rolled.inc_by(windows);
+        self.entitlements_expired.inc_by(expired);
+    }
+
     /// The inbox was measured.
     pub fn inbox_measured(&self, depth: &InboxDepth) {
         for (status, events) in [
@@ -501,6 +546,10 @@ mod tests {
             "trueup_event_lag_seconds_count",
             "trueup_entitlement_changes_total",
             "trueup_claims_rescued_total",
+            "trueup_usage_consumed_total",
+            "trueup_usage_refused_total",
+            "trueup_usage_windows_rolled_total",
+            "trueup_entitlements_expired_total",
             "trueup_inbox_oldest_age_seconds{status=\"pending\"}",
             "trueup_inbox_oldest_age_seconds{status=\"processing\"}",
             "trueup_inbox_waiting_deliveries",
@@ -549,6 +598,9 @@ mod tests {
         metrics.event_applied_after(1.5);
         metrics.entitlements_changed(2);
         metrics.claims_rescued(1);
+        metrics.usage_consumed(12);
+        metrics.usage_refused();
+        metrics.usage_rolled(5, 4);
         metrics.inbox_measured(&InboxDepth {
             pending: 4,
             failed: 1,
@@ -570,6 +622,10 @@ mod tests {
             ("trueup_event_lag_seconds_sum", "1.5"),
             ("trueup_entitlement_changes_total", "2"),
             ("trueup_claims_rescued_total", "1"),
+            ("trueup_usage_consumed_total", "12"),
+            ("trueup_usage_refused_total", "1"),
+            ("trueup_usage_windows_rolled_total", "5"),
+            ("trueup_entitlements_expired_total", "4"),
             ("trueup_inbox_events{status=\"pending\"}", "4"),
             ("trueup_inbox_events{status=\"parked\"}", "2"),
             ("trueup_inbox_oldest_age_seconds{status=\"pending\"}", "2.5"),

@@ -10,6 +10,7 @@ use billing::{
     processor::{self, Processor},
     retention::Retention,
     stripe::Stripe,
+    usage::Watch,
 };
 use tokio::sync::Notify;
 
@@ -32,6 +33,8 @@ pub struct Tools {
     pub passes: processor::Observer,
     /// Wakes the processor.
     pub nudge: Arc<Notify>,
+    /// Told of every batch of users that was rolled: their windows, and what ended by date.
+    pub rolled: Watch,
     /// Sends e-mails; none without a mail server.
     pub mailer: Option<Arc<Mailer>>,
     /// What is kept for how long.

@@ -16,8 +16,9 @@ use billing::{
 use clap::Subcommand;
 use entity::enums::RunOutcome;
 use indicatif::{ProgressBar, ProgressStyle};
+use metrics::Metrics;
 use scheduler::{
-    EngineOptions, JobRun, Observers, Registry,
+    EngineOptions, JobRun, Registry,
     control::{self, ControlError, JobState},
     history::{self, Cursor},
     run_here,
@@ -30,9 +31,11 @@ use super::{
     output::{self, Table, moment, or_dash},
 };
 use crate::{
+    assemble::hostname,
     config::{Config, nearest},
-    jobs,
-    serve::hostname,
+    jobs::{self, Ground},
+    mailing::Mailing,
+    serve::ServeError,
     stripe,
 };
 
@@ -209,9 +212,20 @@ async fn run_one(db: &Db, registry: &Registry, config: &Config, name: &str, as_j
     let planned = registry.find(name)?;
     let options = ProcessorOptions { holder: runner.clone(), ..config.processor.clone() };
     let (catalog, policy) = (Arc::new(config.catalog.clone()), Arc::new(config.policy.clone()));
-    let stripe = stripe::connect(config)?;
-    let processor = Processor::new(db.clone(), catalog, policy, options, stripe.clone());
-    let tools = jobs::tools(config, stripe, processor, Arc::new(|_| {}), Arc::default(), Observers::default());
+    let stripe = stripe::client(config, None)?;
+    let processor = Processor::new(db.clone(), Arc::clone(&catalog), policy, options, stripe.clone());
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), []));
+    let mailing = Mailing::of(config, &catalog, &metrics, runner.clone()).map_err(ServeError::Template)?;
+    let ground = Ground {
+        stripe,
+        processor,
+        passes: Arc::new(|_| {}),
+        nudge: Arc::default(),
+        mailer: mailing.map(|mailing| mailing.mailer()),
+        metrics,
+        feed: None,
+    };
+    let tools = jobs::tools(config, ground);
     let (stop, progress) = (stop_on_signal(), Progress::default());
     let watching = watch(name.to_owned(), progress.clone());
     let options = EngineOptions { runner, ..EngineOptions::default() };

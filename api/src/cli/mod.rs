@@ -11,6 +11,7 @@ mod output;
 mod reconcile;
 mod serve;
 mod trigger;
+mod usage;
 mod users;
 mod watch;
 mod webhooks;
@@ -56,9 +57,6 @@ enum Command {
     /// Look at the inbox of webhooks, or try some again (works on the database)
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
-    /// Look at a user and at why they are on their tier, or ask Stripe anew (works on the database)
-    #[command(subcommand)]
-    Users(users::Users),
     /// Look at the jobs, run one now, pause or resume one (works on the database)
     #[command(subcommand)]
     Jobs(jobs::Jobs),
@@ -75,6 +73,12 @@ enum Command {
     /// Look at the outbox of e-mails, or try some again (works on the database)
     #[command(subcommand)]
     Emails(emails::Emails),
+    /// Look at a user and at why they are on their tier, ask Stripe anew, or give them another tier for a while (works on the database)
+    #[command(subcommand)]
+    Users(users::Users),
+    /// Roll the usage windows that are over (works on the database)
+    #[command(subcommand)]
+    Usage(usage::UsageCommand),
     /// Ask a running server whether it is ready; the exit code tells
     Healthcheck {
         /// Where the server is; by default where `TRUEUP_LISTEN` says
@@ -121,6 +125,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Recover(args) => reconcile::recover(args, &config()?).await,
         Command::Check { json } => check::run(json, &config()?).await,
         Command::Emails(emails) => emails::run(emails, &config()?).await,
+        Command::Usage(usage) => usage::run(usage, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,
         Command::Openapi => {
             output::line(http::openapi_spec())?;

@@ -62,7 +62,7 @@ pub(super) struct RecoverArgs {
 const DRIFT: u8 = 2;
 
 fn client(config: &Config) -> Result<Arc<dyn Stripe>> {
-    match stripe::connect(config).context("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used")? {
+    match stripe::client(config, None).context("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used")? {
         Some(client) => Ok(client),
         None => {
             bail!("there is no API key of Stripe; set STRIPE_SECRET_KEY to a secret or restricted key (sk_…, rk_…)")

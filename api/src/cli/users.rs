@@ -4,11 +4,14 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use billing::{
+    catalog::Catalog,
     db::Db,
+    overrides::{self, OverrideError, OverrideTold},
+    projection::Override,
     refresh::{Refresher, UserRefreshed},
     users::{self, TimelineEntry, UserView},
 };
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use entity::{
     enums::ChangeSource,
@@ -44,17 +47,72 @@ pub(super) enum Users {
         #[arg(long)]
         json: bool,
     },
+    /// Give a user a tier until a date, whatever their subscriptions say, or take that back
+    #[command(
+        override_usage = "trueup users override <WHO> --tier <TIER> --until <TIME> --reason <TEXT> [--by <NAME>]\n       \
+                                trueup users override <WHO> --clear"
+    )]
+    Override {
+        /// The user's id, e-mail address, or customer at Stripe (cus_…)
+        who: String,
+        /// One of the plans' tiers
+        #[arg(long, required_unless_present = "clear")]
+        tier: Option<String>,
+        /// When it ends: 2027-01-31T12:00:00Z, or 2027-01-31 for the first moment of that day in UTC
+        #[arg(long, required_unless_present = "clear", value_parser = until)]
+        until: Option<DateTime<Utc>>,
+        /// Why, for the timeline
+        #[arg(long, required_unless_present = "clear")]
+        reason: Option<String>,
+        /// Who gives it
+        #[arg(long, default_value = "cli")]
+        by: String,
+        /// Take the override back
+        #[arg(long, conflicts_with_all = ["tier", "until", "reason"])]
+        clear: bool,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn until(text: &str) -> Result<DateTime<Utc>, String> {
+    let day = || Some(text.parse::<NaiveDate>().ok()?.and_time(NaiveTime::MIN).and_utc());
+    let moment = DateTime::parse_from_rfc3339(text).ok().map(|moment| moment.to_utc());
+    moment.or_else(day).ok_or_else(|| "not a time; right would be 2027-01-31T12:00:00Z or 2027-01-31".to_owned())
 }
 
 /// `trueup users …`
 pub(super) async fn run(users: Users, config: &Config) -> Result<ExitCode> {
+    let db = database::open_migrated(config).await?;
     match users {
-        Users::Show { who, limit, json } => show(&who, limit, json, config).await,
-        Users::Refresh { who, json } => refresh(&who, json, config).await,
+        Users::Show { who, limit, json } => {
+            let user = find(&db, config, &who).await?;
+            show(&db, config, &user, limit, json).await?;
+        }
+        Users::Refresh { who, json } => {
+            let user = find(&db, config, &who).await?;
+            refresh(&db, config, &user, json).await?;
+        }
+        Users::Override { who, tier, until, reason, by, clear: _, json } => {
+            let user = find(&db, config, &who).await?;
+            let (catalog, policy) = (&config.catalog, &config.policy);
+            if let (Some(tier), Some(until), Some(reason)) = (tier, until, reason) {
+                let told = OverrideTold { tier, until, reason, by };
+                overrides::give(&db, catalog, policy, user.id, told).await.map_err(|error| match error {
+                    error @ (OverrideError::Database(_) | OverrideError::UserUnknown) => anyhow::Error::new(error),
+                    error => Usage(error.to_string()).into(),
+                })?;
+            } else if !overrides::take_back(&db, catalog, policy, user.id).await? {
+                output::complain("there was no override to take back");
+            }
+            let user = find(&db, config, &user.id.to_string()).await?;
+            show(&db, config, &user, 3, json).await?;
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The user whom `who` names.
 async fn find(db: &Db, config: &Config, who: &str) -> Result<UserView> {
     let (catalog, policy, now) = (&config.catalog, &config.policy, Utc::now());
     let who = who.trim();
@@ -73,27 +131,78 @@ async fn find(db: &Db, config: &Config, who: &str) -> Result<UserView> {
     Ok(user)
 }
 
-async fn show(who: &str, limit: u64, json: bool, config: &Config) -> Result<ExitCode> {
-    let db = database::open_migrated(config).await?;
-    let user = find(&db, config, who).await?;
-    let timeline = users::timeline(&db, user.id, limit, None).await?;
+async fn show(db: &Db, config: &Config, user: &UserView, limit: u64, json: bool) -> Result<()> {
+    let timeline = users::timeline(db, user.id, limit, None).await?;
+    let standing = user.tier_override.as_ref().map(|given| Standing::of(given, &config.catalog, Utc::now()));
     if json {
-        let mut value = as_json(&user);
+        let mut value = as_json(user);
+        value["override"] = match (&user.tier_override, standing) {
+            (Some(given), Some(standing)) => json!({
+                "tier": given.tier,
+                "until": time(given.until),
+                "reason": given.reason,
+                "by": given.by,
+                "created_at": time(given.created_at),
+                "state": standing.as_str(),
+            }),
+            _ => Value::Null,
+        };
         value["timeline"] = serde_json::to_value(&timeline)?;
         output::json(&value)?;
-    } else {
-        print(&user, &timeline)?;
+        return Ok(());
     }
-    Ok(ExitCode::SUCCESS)
+    let given = user.tier_override.as_ref().zip(standing).map(|(given, standing)| {
+        let Override { tier, until, reason, by, .. } = given;
+        let state = match standing {
+            Standing::Holds => String::new(),
+            Standing::Over => " (over)".to_owned(),
+            Standing::Ignored => format!(" (ignored: no plan has the tier {tier})"),
+        };
+        format!("{tier} until {} by {by}: {reason}{state}", moment(*until))
+    });
+    print(user, given, &timeline)
 }
 
-async fn refresh(who: &str, json: bool, config: &Config) -> Result<ExitCode> {
+/// How an override stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It gives the tier.
+    Holds,
+    /// Its date has passed.
+    Over,
+    /// No plan has its tier.
+    Ignored,
+}
+
+impl Standing {
+    fn of(given: &Override, catalog: &Catalog, now: DateTime<Utc>) -> Self {
+        if catalog.by_tier(&given.tier).is_none() {
+            Self::Ignored
+        } else if given.plan(catalog, now).is_none() {
+            Self::Over
+        } else {
+            Self::Holds
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Over => "over",
+            Self::Ignored => "ignored",
+        }
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+async fn refresh(db: &Db, config: &Config, user: &UserView, json: bool) -> Result<()> {
     let Some(stripe) = stripe::client(config, None)? else {
         let text = "there is no API key of Stripe to ask with; set STRIPE_SECRET_KEY to a secret or restricted key (sk_…, rk_…)";
         return Err(Usage(text.to_owned()).into());
     };
-    let db = database::open_migrated(config).await?;
-    let user = find(&db, config, who).await?;
     let (catalog, policy) = (Arc::new(config.catalog.clone()), Arc::new(config.policy.clone()));
     let refresher = Refresher::new(db.clone(), catalog, policy, stripe);
     let refreshing = refresher.refresh_user(user.id, ChangeSource::Operator);
@@ -101,7 +210,7 @@ async fn refresh(who: &str, json: bool, config: &Config) -> Result<ExitCode> {
     let UserRefreshed { subscriptions, missing, changes } = &refreshed;
     let change = changes.iter().find(|change| change.user == user.id);
     if json {
-        let now = find(&db, config, &user.id.to_string()).await?;
+        let now = find(db, config, &user.id.to_string()).await?;
         let mut value = json!({
             "user": as_json(&now),
             "subscriptions": subscriptions,
@@ -116,7 +225,7 @@ async fn refresh(who: &str, json: bool, config: &Config) -> Result<ExitCode> {
             value["reason"] = json!(change.reason);
         }
         output::json(&value)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     output::line(format_args!("Stripe shows {} subscription(s) of {}", subscriptions.len(), user.id))?;
     for id in missing {
@@ -132,11 +241,10 @@ async fn refresh(who: &str, json: bool, config: &Config) -> Result<ExitCode> {
             output::line(format_args!("{before} -> {after}: {}", change.reason))?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn as_json(user: &UserView) -> Value {
-    let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
     let entitlement = &user.projection.entitlement;
     json!({
         "id": user.id,
@@ -161,7 +269,7 @@ fn as_json(user: &UserView) -> Value {
     })
 }
 
-fn print(user: &UserView, timeline: &[TimelineEntry]) -> Result<()> {
+fn print(user: &UserView, given: Option<String>, timeline: &[TimelineEntry]) -> Result<()> {
     let entitlement = &user.projection.entitlement;
     let limit = entitlement.limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     let mut table = Table::new(["", ""]);
@@ -176,6 +284,7 @@ fn print(user: &UserView, timeline: &[TimelineEntry]) -> Result<()> {
         ("subscription", or_dash(user.projection.subscription.as_ref())),
         ("period ends", or_dash(entitlement.current_period_end.map(moment))),
         ("access ends", or_dash(entitlement.cancel_at.map(moment))),
+        ("override", or_dash(given)),
         ("used", format!("{} of {limit}", user.used)),
         ("resets", moment(user.window.end)),
     ] {

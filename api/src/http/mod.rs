@@ -4,8 +4,8 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
-//! for each group of routes (`webhook`, `users`, `refresh`, `changes`, `admin`, `jobs`, `reconciliations`, `health`, `docs`), `body` and
-//! `shapes` (what goes in and out), `problem`.
+//! for each group of routes (`webhook`, `users`, `usage`, `refresh`, `changes`, `admin`, `jobs`, `overrides`, `reconciliations`, `health`,
+//! `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
 mod admin;
 mod auth;
@@ -15,11 +15,13 @@ mod docs;
 mod health;
 mod jobs;
 mod observe;
+mod overrides;
 mod problem;
 mod reconciliations;
 mod refresh;
 mod shapes;
 mod table;
+mod usage;
 mod users;
 mod webhook;
 
@@ -43,17 +45,25 @@ use self::{
     docs::DocsPage,
     health::HealthApi,
     jobs::JobsApi,
+    overrides::OverridesApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
     reconciliations::ReconciliationsApi,
     refresh::RefreshApi,
     table::RouteTable,
+    usage::UsageApi,
     users::UsersApi,
     webhook::WebhookApi,
 };
 use crate::app::App;
 
 /// Every group of routes.
-type Everything = (WebhookApi, UsersApi, RefreshApi, ChangesApi, AdminApi, JobsApi, ReconciliationsApi, HealthApi);
+type Everything = (
+    WebhookApi,
+    (UsersApi, UsageApi, RefreshApi),
+    ChangesApi,
+    (AdminApi, OverridesApi, JobsApi, ReconciliationsApi),
+    HealthApi,
+);
 
 /// The whole API for its description: it needs no running server, and serves nothing.
 struct Document;
@@ -111,15 +121,16 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     let spec = openapi_spec();
     let page = DocsPage::new(&service(Document).swagger_ui_html());
 
+    let users = (UsersApi(app.clone()), UsageApi(app.clone()), RefreshApi(app.clone()));
+    let admin =
+        (AdminApi(app.clone()), OverridesApi(app.clone()), JobsApi(app.clone()), ReconciliationsApi(app.clone()));
+
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
-        .nest_no_strip("/api/v1/users", mounted((UsersApi(app.clone()), RefreshApi(app.clone())), Some(hosts.clone())))
+        .nest_no_strip("/api/v1/users", mounted(users, Some(hosts.clone())))
         .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app.clone()), Some(hosts), changes::PATIENCE))
-        .nest_no_strip(
-            "/api/v1/admin",
-            mounted((AdminApi(app.clone()), JobsApi(app.clone()), ReconciliationsApi(app)), Some(operators)),
-        )
+        .nest_no_strip("/api/v1/admin", mounted(admin, Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))
         .nest_no_strip("/metrics", mounted(health, None))

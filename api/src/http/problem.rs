@@ -63,10 +63,15 @@ pub(super) const EVENT_EMPTIED: Kind =
     Kind::new("event-emptied", StatusCode::CONFLICT, "The event's payload was emptied");
 pub(super) const CURSOR_UNKNOWN: Kind =
     Kind::new("cursor-unknown", StatusCode::CONFLICT, "The cursor lies beyond the feed's end");
+pub(super) const KEY_TAKEN: Kind =
+    Kind::new("key-taken", StatusCode::CONFLICT, "The idempotency key stands for something else");
+pub(super) const KEY_UNKNOWN: Kind = Kind::new("key-unknown", StatusCode::NOT_FOUND, "No such idempotency key");
 pub(super) const TOO_LARGE: Kind = Kind::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large");
 pub(super) const MEDIA_TYPE: Kind =
     Kind::new("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type does not fit");
 pub(super) const INVALID: Kind = Kind::new("invalid", StatusCode::UNPROCESSABLE_ENTITY, "A value is not acceptable");
+pub(super) const QUOTA_EXCEEDED: Kind =
+    Kind::new("quota-exceeded", StatusCode::TOO_MANY_REQUESTS, "The allowance is used up");
 pub(super) const TOO_MANY_TRIES: Kind =
     Kind::new("too-many-failed-tries", StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens");
 pub(super) const INTERNAL: Kind =
@@ -91,11 +96,13 @@ pub(super) struct Problem {
     kind: Kind,
     detail: Cow<'static, str>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Members beside those of every problem.
+    extension: serde_json::Value,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), headers: Vec::new() }
+        Self { kind, detail: detail.into(), headers: Vec::new(), extension: serde_json::Value::Null }
     }
 
     /// A problem that goes away by itself.
@@ -105,6 +112,12 @@ impl Problem {
 
     pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
+        self
+    }
+
+    /// With members of its own (RFC 9457, section 3.2).
+    pub(super) fn extended(mut self, members: &impl Serialize) -> Self {
+        self.extension = serde_json::to_value(members).unwrap_or_default();
         self
     }
 
@@ -157,7 +170,11 @@ impl ResponseError for Problem {
             status: self.kind.status.as_u16(),
             detail: self.detail.clone().into_owned(),
         };
-        let body = serde_json::to_vec(&body).expect("four plain fields become JSON");
+        let mut body = serde_json::to_value(&body).expect("four plain fields become JSON");
+        if let (Some(body), Some(members)) = (body.as_object_mut(), self.extension.as_object()) {
+            body.extend(members.clone());
+        }
+        let body = body.to_string();
         let mut response = Response::builder().status(self.kind.status).content_type(CONTENT_TYPE).body(body);
         response.headers_mut().extend(self.headers.iter().cloned());
         response

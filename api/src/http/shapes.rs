@@ -76,7 +76,7 @@ pub(super) struct User {
 impl From<UserView> for User {
     fn from(view: UserView) -> Self {
         let remaining = view.remaining();
-        let UserView { id, email, full_name, projection, used, window } = view;
+        let UserView { id, email, full_name, projection, used, window, .. } = view;
         let may = projection.entitlement;
         Self {
             id: id.0,

@@ -50,8 +50,14 @@ fn unknown() -> Problem {
     Problem::new(USER_UNKNOWN, "there is no such user; PUT /api/v1/users/{id} makes one")
 }
 
-fn found(user: Result<Option<UserView>, DbErr>) -> Result<Answer<User>, Problem> {
-    Ok(Answer(user?.ok_or_else(unknown)?.into()))
+fn found(app: &App, user: Result<Option<UserView>, DbErr>) -> Result<Answer<User>, Problem> {
+    Ok(Answer(shown(app, user?.ok_or_else(unknown)?)))
+}
+
+/// A user as told; what had to be rolled to read them is counted.
+fn shown(app: &App, user: UserView) -> User {
+    app.metrics.usage_rolled(user.rolled.opened, user.rolled.expired);
+    user.into()
 }
 
 #[OpenApi]
@@ -74,7 +80,7 @@ impl UsersApi {
         // Events that waited for this user are due now.
         app.nudge.notify_one();
         app.feed.ring();
-        let user = Answer(user.into());
+        let user = Answer(shown(app, user));
         Ok(if created { PutAnswer::Created(user) } else { PutAnswer::Changed(user) })
     }
 
@@ -82,7 +88,7 @@ impl UsersApi {
     #[oai(path = "/api/v1/users/:id", method = "get", operation_id = "getUser", tag = "Tag::Users")]
     async fn get(&self, _token: ApiToken, id: Path<Uuid>) -> Result<Answer<User>, Problem> {
         let Self(app) = self;
-        found(within(users::get(&app.db, &app.catalog, &app.policy, UserId(id.0), Utc::now())).await?)
+        found(app, within(users::get(&app.db, &app.catalog, &app.policy, UserId(id.0), Utc::now())).await?)
     }
 
     /// The user with an e-mail address or a Stripe customer
@@ -101,10 +107,10 @@ impl UsersApi {
             // No address and no id has control characters, and a database may refuse to look for them.
             (Some(email), None) if email.chars().any(char::is_control) => Err(unknown()),
             (Some(email), None) => {
-                found(within(users::by_email(&app.db, &app.catalog, &app.policy, &email, now)).await?)
+                found(app, within(users::by_email(&app.db, &app.catalog, &app.policy, &email, now)).await?)
             }
             (None, Some(customer)) => match CustomerId::parse(customer) {
-                Ok(id) => found(within(users::by_customer(&app.db, &app.catalog, &app.policy, &id, now)).await?),
+                Ok(id) => found(app, within(users::by_customer(&app.db, &app.catalog, &app.policy, &id, now)).await?),
                 Err(_) => Err(unknown()),
             },
             _ => Err(Problem::new(BAD_REQUEST, "ask by exactly one of `email` and `customer`")),
@@ -131,7 +137,7 @@ impl UsersApi {
         let limit = u64::from(limit.0);
         let entries = within(users::timeline(&app.db, user, limit + 1, before.0)).await??;
         if entries.is_empty() {
-            found(within(users::get(&app.db, &app.catalog, &app.policy, user, Utc::now())).await?)?;
+            found(app, within(users::get(&app.db, &app.catalog, &app.policy, user, Utc::now())).await?)?;
         }
         let more = entries.len() as u64 > limit;
         let mut items: Vec<Change> = entries.into_iter().map(Into::into).collect();

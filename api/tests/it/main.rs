@@ -2,12 +2,14 @@
 
 mod cli_commands;
 mod cli_stripe;
+mod cli_usage;
 mod config_mistakes;
 mod http_admin;
 mod http_changes;
 mod http_gates;
 mod http_reconciliations;
 mod http_server;
+mod http_usage;
 mod http_users;
 mod http_webhook;
 mod process_database;

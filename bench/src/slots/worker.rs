@@ -85,6 +85,9 @@ pub(crate) async fn run(on: &On, runner: &str) -> Result<()> {
         processor,
         passes: Arc::new(|_| {}),
         nudge: Arc::new(Notify::new()),
+        rolled: Watch::default(),
+        mailer: None,
+        retention: Retention::default(),
         public_url: None,
         observers: Observers::default(),
     };

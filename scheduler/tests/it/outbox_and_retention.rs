@@ -11,9 +11,10 @@ use billing::{
     processor::{Processor, ProcessorOptions},
     progress::Progress,
     retention::Retention,
+    usage::Watch,
 };
 use chrono::Utc;
-use scheduler::{AnyJob, JobContext, JobError, Tools, jobs};
+use scheduler::{AnyJob, JobContext, JobError, Observers, Tools, jobs};
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 use testkit::{TestDb, on_each, smtp::SmtpServer};
@@ -47,9 +48,13 @@ async fn context(database: &TestDb, mail_server: Option<&str>) -> JobContext {
         intake: Arc::new(IntakeRules::default()),
         stripe: None,
         processor,
+        passes: Arc::new(|_| {}),
         nudge: Arc::default(),
+        rolled: Watch::default(),
         mailer,
         retention: Retention::default(),
+        public_url: None,
+        observers: Observers::default(),
     };
     JobContext {
         db,

@@ -236,6 +236,9 @@ pub(crate) fn tools(db: &Db) -> Tools {
         processor,
         passes: Arc::new(|_| {}),
         nudge: Arc::new(Notify::new()),
+        rolled: Watch::default(),
+        mailer: None,
+        retention: Retention::default(),
         public_url: None,
         observers: Observers::default(),
     }

@@ -70,7 +70,7 @@ fn configuration(config: &Config) -> Vec<Item> {
             "set it to the address at which Stripe reaches this server, like https://billing.example.com",
         ),
     });
-    items.push(if config.smtp_url.is_some() {
+    items.push(if config.mail.is_some() {
         Item::ok("e-mail", "SMTP_URL is set")
     } else {
         Item::ok("e-mail", "SMTP_URL is not set: no e-mails are sent")

@@ -71,7 +71,6 @@ impl Server {
             metrics: Arc::new(Metrics::new("test", events::event_types())),
             beat: None,
             nudge,
-            stripe: None,
             background: Background::default(),
             jobs: Registry::new(scheduler::jobs::all(), JobSettings::of),
             scheduler: None,

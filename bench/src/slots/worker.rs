@@ -9,6 +9,8 @@ use billing::{
     inbox::IntakeRules,
     policy::Policy,
     processor::{Processor, ProcessorOptions},
+    retention::Retention,
+    usage::Watch,
 };
 use scheduler::{
     Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, Observers, Registry, Tools,

@@ -15,6 +15,8 @@ use billing::{
     inbox::IntakeRules,
     policy::Policy,
     processor::{Processor, ProcessorOptions},
+    retention::Retention,
+    usage::Watch,
 };
 use chrono::TimeDelta;
 use entity::{Time, enums::RunOutcome, job_runs, job_settings};

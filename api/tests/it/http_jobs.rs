@@ -14,7 +14,8 @@ const JOB: &str = "retry_pending_webhooks";
 
 /// A server with a scheduler in it, whose jobs run when they are asked to only.
 async fn with_scheduler(database: TestDb) -> (Server, Engine) {
-    let idle = |spec: &_| JobSettings { schedule: "0 0 0 29 2 *".parse().expect("a schedule"), ..JobSettings::of(spec) };
+    let idle =
+        |spec: &_| JobSettings { schedule: "0 0 0 29 2 *".parse().expect("a schedule"), ..JobSettings::of(spec) };
     let registry = Registry::new(jobs::all(), idle);
     let mut server = Server::with(database, |app| app.jobs = registry.clone()).await;
     let app = &server.app;
@@ -77,7 +78,10 @@ fn a_job_is_run_now_and_its_history_tells_what_came_of_it() {
         let begun = server.operator_post(&format!("{JOBS}/{JOB}/run"), "").await;
         assert_eq!(begun.status.as_u16(), 202, "{}", begun.text);
         let begun: Value = serde_json::from_str(&begun.text).expect("JSON");
-        assert_eq!((&begun["outcome"], &begun["finished_at"], &begun["trigger"]), (&Value::Null, &Value::Null, &json!("manual")));
+        assert_eq!(
+            (&begun["outcome"], &begun["finished_at"], &begun["trigger"]),
+            (&Value::Null, &Value::Null, &json!("manual"))
+        );
         let run = over(&server).await;
         let report = json!({
             "released": 0, "rescued": 0, "recovered": 0, "parked": 0, "retried": 0, "failed": 0, "skipped": 0
@@ -103,7 +107,11 @@ fn a_job_that_runs_is_told_so_and_not_run_beside_itself() {
         let (server, engine) = with_scheduler(database).await;
         server.operator_post(&format!("{JOBS}/{JOB}/run"), "").await;
         over(&server).await;
-        let until = if server.is_postgres() { "now() + interval '1 minute'" } else { "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '60 seconds')" };
+        let until = if server.is_postgres() {
+            "now() + interval '1 minute'"
+        } else {
+            "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '60 seconds')"
+        };
         server.sql(&format!("UPDATE job_leases SET holder = 'there', expires_at = {until}")).await;
         assert_eq!(job(&server).await["running"], true);
         server.operator_post(&format!("{JOBS}/{JOB}/run"), "").await.assert_problem(409, "job-running");
@@ -154,7 +162,11 @@ fn history_comes_in_pages_over_http() {
         let server = Server::new(database).await;
         for n in 0..5 {
             let slot = format!("2026-11-24{}10:00:0{n}+00:00", if server.is_postgres() { ' ' } else { 'T' });
-            server.sql(&format!("INSERT INTO job_runs (job, slot, token, outcome) VALUES ('{JOB}', '{slot}', {n}, 'failed')")).await;
+            server
+                .sql(&format!(
+                    "INSERT INTO job_runs (job, slot, token, outcome) VALUES ('{JOB}', '{slot}', {n}, 'failed')"
+                ))
+                .await;
         }
         let (mut slots, mut query) = (Vec::new(), String::new());
         for size in [2, 2, 1] {

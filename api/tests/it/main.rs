@@ -1,9 +1,11 @@
 //! Tests of the HTTP surface as its callers see it, on every kind of database at hand.
 
 mod cli_commands;
+mod cli_jobs;
 mod config_mistakes;
 mod http_admin;
 mod http_gates;
+mod http_jobs;
 mod http_server;
 mod http_users;
 mod http_webhook;

@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use api::config::{Config, ConfigErrors, LogFormat};
 use chrono::TimeDelta;
+use scheduler::{JobSettings, Missed};
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -102,6 +103,12 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
         max_connections = 20
         acquire_timeout = "2s"
         statement_timeout = "1m"
+        [jobs.retry_pending_webhooks]
+        schedule = "30 */2 * * * *"
+        enabled = false
+        timeout = "1m"
+        jitter = "5s"
+        missed = "skip"
     "#;
     let config = right(&[("TRUEUP_LISTEN", "127.0.0.1:0"), ("TRUEUP_DATA", " ")], file);
     assert_eq!(config.listen, "127.0.0.1:0", "the environment wins");
@@ -135,6 +142,9 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
     assert_eq!(config.database.max_connections, 20);
     assert_eq!(config.database.acquire_timeout, Duration::from_secs(2));
     assert_eq!(config.database.statement_timeout, Duration::from_mins(1));
+    let job = &config.jobs["retry_pending_webhooks"];
+    assert_eq!((job.schedule.as_str(), job.enabled, job.missed), ("30 */2 * * * *", false, Missed::Skip));
+    assert_eq!((job.timeout, job.jitter), (Duration::from_mins(1), Duration::from_secs(5)));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let shown = format!("{config:?}");
     for secret in ["password", "whsec_", "rk_live", TOKEN] {
@@ -297,6 +307,50 @@ fn what_cannot_work_together_is_refused() {
     let live =
         [("STRIPE_WEBHOOK_SECRET", "whsec_1"), ("STRIPE_SECRET_KEY", "sk_live_1"), ("STRIPE_API_BASE", "http://x")];
     assert!(mistake(&live, "").contains("would send a live key unencrypted"));
+}
+
+#[test]
+fn every_job_has_its_settings_and_what_is_wrong_with_them_is_told_by_name() {
+    let config = right(&[], "");
+    for job in scheduler::jobs::all() {
+        let spec = job.spec();
+        assert_eq!(config.jobs[spec.name], JobSettings::of(&spec));
+    }
+    for (file, told) in [
+        (
+            "retry_pending_webhook.enabled = true",
+            "jobs.retry_pending_webhook: is unknown; did you mean `retry_pending_webhooks`?",
+        ),
+        (
+            "retry_pending_webhooks.shedule = \"\"",
+            "jobs.retry_pending_webhooks.shedule: is unknown; did you mean `schedule`?",
+        ),
+        (
+            "retry_pending_webhooks.schedule = \"*/5 * * * *\"",
+            "jobs.retry_pending_webhooks.schedule: `*/5 * * * *` is no schedule (it has 5 fields); write six fields, in UTC: second, minute, \
+             hour, day, month, weekday, like \"0 */5 * * * *\"",
+        ),
+        (
+            "retry_pending_webhooks.schedule = \"0 0 0 30 2 *\"",
+            "jobs.retry_pending_webhooks.schedule: `0 0 0 30 2 *` is no schedule (no day ever fits it); write six fields, in UTC: second, \
+             minute, hour, day, month, weekday, like \"0 */5 * * * *\"",
+        ),
+        (
+            "retry_pending_webhooks.missed = \"never\"",
+            "jobs.retry_pending_webhooks.missed: `never` is no policy; write once (the last missed slot runs), all (each of them) or skip (none)",
+        ),
+        (
+            "retry_pending_webhooks.timeout = \"0s\"",
+            "jobs.retry_pending_webhooks.timeout: 0s is out of bounds; write a duration from 1s to 1d, like \"10s\"",
+        ),
+        (
+            "retry_pending_webhooks.enabled = \"no\"",
+            "jobs.retry_pending_webhooks.enabled: is a string; write true or false, without quotes",
+        ),
+    ] {
+        assert_eq!(mistake(&[], &format!("[jobs]\n{file}")), told);
+    }
+    assert!(mistake(&[], "jobs = 5").starts_with("jobs: is an integer; write a table, [jobs]"));
 }
 
 #[test]

@@ -30,7 +30,7 @@ use poem::{
 use scheduler::{JobSettings, Registry};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
-use testkit::TestDb;
+use testkit::{Kind, TestDb};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +85,16 @@ impl Server {
     pub(crate) fn offer_stripe(&mut self, stripe: impl Stripe + 'static) {
         self.app.stripe = Some(Arc::new(stripe));
         self.client = TestClient::new(http::routes(self.app.clone()));
+    }
+
+    /// Changes parts of a server that was started already.
+    pub(crate) fn restart(&mut self, change: impl FnOnce(&mut App)) {
+        change(&mut self.app);
+        self.client = TestClient::new(http::routes(self.app.clone()));
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.database.kind() == Kind::Postgres
     }
 
     /// Applies everything that is due.

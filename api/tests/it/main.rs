@@ -1,12 +1,14 @@
 //! Tests of the HTTP surface as its callers see it, on every kind of database at hand.
 
 mod cli_commands;
+mod cli_jobs;
 mod cli_stripe;
 mod cli_usage;
 mod config_mistakes;
 mod http_admin;
 mod http_changes;
 mod http_gates;
+mod http_jobs;
 mod http_reconciliations;
 mod http_server;
 mod http_usage;

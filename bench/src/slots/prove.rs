@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use billing::db::{Db, DbOptions};
+use chrono::{DateTime, TimeDelta, Utc};
+use entity::enums::RunOutcome;
 use scheduler::{JobRun, history};
 
 use crate::{
@@ -69,8 +71,10 @@ pub(crate) async fn run(on: &On, slots: u32, kills: u32) -> Result<Verdict> {
     let deadline = begun + Duration::from_secs(u64::from(slots) * 2) + PATIENCE;
     let mut workers = [Worker::start(on, "a.1".to_owned())?, Worker::start(on, "b.1".to_owned())?];
     let mut killed = Vec::new();
+    let first = first_slot(&db, deadline).await?;
+    let nth = |slot: u32| first + TimeDelta::seconds(i64::from(slot) - 1);
     for kill in 1..=kills {
-        reach(&db, slots * kill / (kills + 1), deadline).await?;
+        reach(&db, nth(slots * kill / (kills + 1)), deadline).await?;
         let victim = in_the_middle(&db, deadline).await?;
         let worker = workers.iter_mut().find(|worker| worker.name == victim.runner);
         let worker = worker.with_context(|| format!("{} runs a slot and is no worker", victim.runner))?;
@@ -81,7 +85,7 @@ pub(crate) async fn run(on: &On, slots: u32, kills: u32) -> Result<Verdict> {
         *worker = Worker::start(on, format!("{letter}.{}", number.parse::<u32>()? + 1))?;
         killed.push(victim);
     }
-    reach(&db, slots, deadline).await?;
+    reach(&db, nth(slots), deadline).await?;
     for worker in workers {
         worker.stop()?;
     }
@@ -105,21 +109,22 @@ async fn pause(deadline: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Waits until so many slots have passed since the first.
-async fn reach(db: &Db, slots: u32, deadline: Instant) -> Result<()> {
-    let first = loop {
+/// Waits for the first slot.
+async fn first_slot(db: &Db, deadline: Instant) -> Result<DateTime<Utc>> {
+    loop {
         match runs(db, 1).await?.pop() {
-            Some(run) => break run.slot,
+            Some(run) => return Ok(run.slot),
             None => pause(deadline).await?,
         }
-    };
-    loop {
-        let done = runs(db, 20).await?.into_iter().find(|run| run.outcome.is_some());
-        if done.is_some_and(|run| (run.slot - first).num_seconds() + 1 >= i64::from(slots)) {
-            return Ok(());
-        }
+    }
+}
+
+/// Waits until the run of this slot, or of a later one, is over.
+async fn reach(db: &Db, slot: DateTime<Utc>, deadline: Instant) -> Result<()> {
+    while !runs(db, 2).await?.iter().any(|run| run.slot >= slot && run.outcome == Some(RunOutcome::Succeeded)) {
         pause(deadline).await?;
     }
+    Ok(())
 }
 
 /// Waits until a run has only just left its first trace, and is not done.

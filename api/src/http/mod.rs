@@ -129,7 +129,7 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
         .nest_no_strip("/api/v1/users", mounted(users, Some(hosts.clone())))
-        .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app.clone()), Some(hosts), changes::PATIENCE))
+        .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app), Some(hosts), changes::PATIENCE))
         .nest_no_strip("/api/v1/admin", mounted(admin, Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))

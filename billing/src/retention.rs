@@ -81,9 +81,6 @@ pub async fn prune(
         (Old::Reconciliations, retention.reconciliation_days, &mut report.reconciliations_deleted),
     ];
     for (old, days, count) in sweeps {
-        if !old.is_there(db.reader()).await? {
-            continue;
-        }
         while !stop.is_cancelled() {
             let tx = db.write().await?;
             let done = old.sweep(&*tx, days).await?;

@@ -2,13 +2,31 @@
 
 use std::collections::BTreeSet;
 
-use entity::ids::UserId;
-use sea_orm::DbErr;
+use chrono::SubsecRound;
+use entity::{
+    ids::UserId,
+    tier_overrides::{Column, Entity},
+};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QuerySelect};
 
-use crate::db::Db;
+use crate::{
+    db::Db,
+    store::{inbox::clock, rowset::uuid_in},
+};
 
-/// Which of these users are under an override now. There is no table of overrides in this schema yet: nobody is.
-#[expect(clippy::unused_async, reason = "the table is read here as soon as there is one")]
-pub(super) async fn among(_db: &Db, _users: &BTreeSet<UserId>) -> Result<BTreeSet<UserId>, DbErr> {
-    Ok(BTreeSet::new())
+/// Which of these users are under an override now.
+pub(super) async fn among(db: &Db, users: &BTreeSet<UserId>) -> Result<BTreeSet<UserId>, DbErr> {
+    if users.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let now = clock(db.reader()).await?.trunc_subsecs(6);
+    let held: Vec<UserId> = Entity::find()
+        .select_only()
+        .column(Column::UserId)
+        .filter(uuid_in(db.backend(), "user_id", users.iter().map(|user| user.0)))
+        .filter(Column::Until.gt(now))
+        .into_tuple()
+        .all(db.reader())
+        .await?;
+    Ok(held.into_iter().collect())
 }

@@ -111,18 +111,6 @@ impl Old {
         let seconds = f64::from(days) * 86_400.0;
         execute(db, &self.statement(backend), vec![seconds.into(), i64::from(self.slice(backend)).into()]).await
     }
-
-    /// Whether the database has its table: one that was migrated only part of the way has not every table.
-    pub(crate) async fn is_there(self, db: &impl ConnectionTrait) -> Result<bool, DbErr> {
-        let backend = db.get_database_backend();
-        let sql = choose(
-            backend,
-            "SELECT 1 WHERE to_regclass($1) IS NOT NULL",
-            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1",
-        );
-        let statement = Statement::from_sql_and_values(backend, sql, [self.table().into()]);
-        Ok(db.query_one_raw(statement).await?.is_some())
-    }
 }
 
 fn choose_number(backend: DbBackend, postgres: u32, sqlite: u32) -> u32 {

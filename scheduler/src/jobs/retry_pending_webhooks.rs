@@ -1,10 +1,12 @@
-//! Applies whatever is due and was not applied: what a dead processor had claimed, what failed and rested, what waited for its user.
+//! Applies whatever is due and was not applied: what a dead processor had claimed, what failed and rested, what waited for its user. Then asks
+//! Stripe about subscriptions of which two snapshots of one second disagree, or of which only a checkout has told.
 
 use std::time::Duration;
 
 use billing::{
     inbox::parked,
     processor::{Outcome, Pass},
+    refresh::Swept,
 };
 use serde::Serialize;
 
@@ -29,7 +31,12 @@ pub(super) struct Report {
     failed: usize,
     /// Not ours to apply.
     skipped: usize,
+    /// Asked for at Stripe; nothing without an API key.
+    refetched: Option<Swept>,
 }
+
+/// Subscriptions that one run asks Stripe about: half a minute of the budget at its default.
+const REFETCHES: usize = 600;
 
 impl Report {
     fn of(released: u64, pass: &Pass) -> Self {
@@ -42,6 +49,7 @@ impl Report {
             retried: count(Outcome::Retried),
             failed: count(Outcome::Failed),
             skipped: count(Outcome::Skipped),
+            refetched: None,
         }
     }
 }
@@ -67,13 +75,22 @@ impl Job for RetryPendingWebhooks {
         let pass = pass.map_err(|error| JobError::from(error).with(&unfinished))?;
         (tools.passes)(&pass);
         progress.add(pass.events() as u64);
-        let report = Report::of(released, &pass);
+        let mut report = Report::of(released, &pass);
+        if let Some(refresher) = tools.processor.refresher() {
+            let swept = refresher.on(db.clone()).refresh_flagged(REFETCHES, stop).await;
+            let swept = swept.map_err(|error| JobError::from(error).with(&report))?;
+            progress.add(swept.fetched as u64);
+            report.refetched = Some(swept);
+        }
         if stop.is_cancelled() {
             return Err(JobError::CutOff { report: None }.with(&report));
         }
         if pass.disturbed {
             let error = "events were given back for reasons that are not theirs: the database or Stripe was not well; the log tells";
             return Err(JobError::failed(error).with(&report));
+        }
+        if let Some(why) = report.refetched.as_ref().and_then(|swept| swept.stopped.clone()) {
+            return Err(JobError::failed(why).with(&report));
         }
         Ok(report)
     }

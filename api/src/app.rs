@@ -9,6 +9,7 @@ use billing::{
     policy::Policy,
     processor::Beat,
     reconcile::Reconciler,
+    refresh::Refresher,
     signature::{Tolerance, WebhookSecret},
     stripe::Stripe,
 };
@@ -49,6 +50,8 @@ pub struct App {
     pub stripe: Option<Arc<dyn Stripe>>,
     /// What requests begin and do not wait for.
     pub background: Background,
+    /// Asks Stripe how subscriptions are; none without an API key.
+    pub refresher: Option<Refresher>,
 }
 
 impl App {

@@ -15,6 +15,7 @@ use billing::{
     inbox::Inbox,
     policy::Policy,
     processor::{Beat, Observer, Outcome, Pass, Processor, ProcessorOptions},
+    refresh::Refresher,
     reprojection::{Reprojected, reproject_if_rules_changed},
     signature::{SecretError, Tolerance, WebhookSecret},
     stripe::ClientError,
@@ -125,7 +126,7 @@ pub enum ServeError {
     #[error("STRIPE_WEBHOOK_SECRET: {0}")]
     Secret(#[from] SecretError),
     /// The client of Stripe's API.
-    #[error("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used: {0}")]
+    #[error(transparent)]
     Stripe(#[from] ClientError),
     /// The server.
     #[error("the HTTP server ended")]
@@ -171,6 +172,9 @@ async fn serve(
             let end = CancellationToken::new();
             let projecting = project_again(db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), end.clone());
             tokio::spawn(projecting);
+            if let Some(refresher) = processor.refresher() {
+                tokio::spawn(refetch(refresher, end.clone()));
+            }
             Some((end.clone(), tokio::spawn(work(processor, Bench::from(&app), end))))
         }
         None => None,
@@ -237,11 +241,14 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
         config.webhook_secrets.iter().map(|secret| WebhookSecret::parse(secret.expose())).collect();
     let nudge = Arc::new(Notify::new());
     let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
-    let stripe = stripe::connect(config)?;
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types()));
+    let stripe = stripe::client(config, Some(Arc::clone(&metrics)))?;
     let processor = parts.processor.then(|| {
         let options = ProcessorOptions { holder: format!("{}/{address}", hostname()), ..config.processor.clone() };
         Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone())
     });
+    let alone = || Some(Refresher::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), stripe.clone()?));
+    let refresher = processor.as_ref().map_or_else(alone, Processor::refresher);
     let token = |secret: &Secret| Token::new(secret.expose());
     let app = App {
         db: db.clone(),
@@ -253,11 +260,12 @@ fn assemble(config: &Config, db: &Db, address: SocketAddr, parts: Parts) -> Resu
         tolerance: Tolerance::default(),
         api_token: config.api_token.as_ref().map(token),
         admin_token: config.admin_token.as_ref().map(token),
-        metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types())),
+        metrics,
         beat: parts.processor.then(Arc::default),
         nudge,
         stripe,
         background: Background::default(),
+        refresher,
     };
     Ok((app, writers, processor))
 }
@@ -275,6 +283,17 @@ async fn work(processor: Processor, bench: Bench, end: CancellationToken) {
         if let Err(error) = ended {
             tracing::error!(%error, "the processor panicked, which is a mistake in Trueup; starting it again");
         }
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Asks Stripe about what batches flag, until told to end.
+async fn refetch(refresher: Refresher, end: CancellationToken) {
+    while let Err(error) = tokio::spawn(refresher.clone().run(end.clone())).await {
+        tracing::error!(%error, "asking Stripe about subscriptions panicked, which is a mistake in Trueup; starting it again");
         tokio::select! {
             () = end.cancelled() => return,
             () = tokio::time::sleep(PAUSE) => {}
@@ -316,7 +335,8 @@ fn observe(metrics: &Metrics, pass: &Pass) {
             Outcome::Stale => EventOutcome::Stale,
             Outcome::Parked => EventOutcome::Parked,
             Outcome::Skipped => EventOutcome::Skipped,
-            Outcome::Retried | Outcome::Postponed => EventOutcome::Retried,
+            Outcome::Postponed => EventOutcome::Postponed,
+            Outcome::Retried => EventOutcome::Retried,
             Outcome::Failed => EventOutcome::Failed,
         };
         metrics.events_done(outcome, *events);

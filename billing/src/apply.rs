@@ -1,6 +1,6 @@
 //! Applies one event to a world: values in, values out; no database, no clock, no network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use entity::{
     Time,
@@ -168,6 +168,26 @@ pub(crate) fn reproject(
         }
     }
     changes
+}
+
+/// Changes that belong together: one entry for each user, from the first `before` to the last `after`, and none where these are equal.
+pub(crate) fn folded(changes: Vec<Change>) -> Vec<Change> {
+    let mut places: HashMap<UserId, usize> = HashMap::new();
+    let mut folded: Vec<Change> = Vec::new();
+    for change in changes {
+        match places.get(&change.user) {
+            Some(&place) => {
+                folded[place].after = change.after;
+                folded[place].reason = change.reason;
+            }
+            None => {
+                places.insert(change.user, folded.len());
+                folded.push(change);
+            }
+        }
+    }
+    folded.retain(|change| change.before != change.after);
+    folded
 }
 
 fn because(projection: &Projection) -> String {

@@ -3,14 +3,14 @@
 //! A fetched object is a snapshot of the second its fetch began, so whatever is newer wins by the same order as among events
 //! ([`crate::facts`]), and it does not matter who comes first.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::collections::BTreeSet;
 
 use entity::{Time, enums::ChangeSource, ids::UserId};
 use sea_orm::DbErr;
 use uuid::Uuid;
 
 use crate::{
-    apply::{Cause, Change, Rules, apply, reproject},
+    apply::{Cause, Change, Rules, apply, folded, reproject},
     catalog::Catalog,
     db::{Db, WriteTx},
     events::Told,
@@ -95,27 +95,14 @@ pub(crate) fn tell(
     occasion: Occasion<'_>,
     rules: Rules<'_>,
 ) -> Vec<Change> {
-    let mut changes: BTreeMap<UserId, Change> = BTreeMap::new();
-    let mut note = |told: Vec<Change>| {
-        for change in told {
-            match changes.entry(change.user) {
-                Entry::Vacant(first) => {
-                    first.insert(change);
-                }
-                Entry::Occupied(mut earlier) => {
-                    let before = earlier.get().before.clone();
-                    earlier.insert(Change { before, ..change });
-                }
-            }
-        }
-    };
+    let mut changes = Vec::new();
     for (told, stamp) in fetched {
         let cause = Cause { event_type: occasion.what, source: occasion.source, stamp: &stamp };
-        note(apply(world, told, cause, rules).changes);
+        changes.extend(apply(world, told, cause, rules).changes);
     }
     let users = users | &std::mem::take(&mut world.dirty.concerned);
-    note(reproject(world, &users, occasion.what, occasion.source, None, rules));
-    let mut changes: Vec<Change> = changes.into_values().filter(|change| change.before != change.after).collect();
+    changes.extend(reproject(world, &users, occasion.what, occasion.source, None, rules));
+    let mut changes = folded(changes);
     for change in &mut changes {
         change.event_id = None;
         change.reconciliation = occasion.reconciliation;

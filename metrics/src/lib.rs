@@ -6,5 +6,8 @@
 
 mod families;
 pub mod labels;
+mod reconcile;
+mod stripe;
 
-pub use families::{InboxDepth, Metrics, Reconciled};
+pub use families::{InboxDepth, Metrics};
+pub use reconcile::Reconciled;

@@ -96,7 +96,7 @@ async fn with_database(db: &Db, config: &Config) -> Vec<Item> {
             return items;
         }
     }
-    let stripe = match stripe::connect(config) {
+    let stripe = match stripe::client(config, None) {
         Ok(stripe) => stripe,
         Err(error) => {
             items.push(Item::bad("stripe", told(&error.into()), "correct STRIPE_SECRET_KEY and STRIPE_API_BASE"));

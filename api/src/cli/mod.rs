@@ -54,7 +54,7 @@ enum Command {
     /// Look at the inbox of webhooks, or try some again (works on the database)
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
-    /// Look at a user, and at why they are on their tier (works on the database)
+    /// Look at a user and at why they are on their tier, or ask Stripe anew (works on the database)
     #[command(subcommand)]
     Users(users::Users),
     /// Compare every subscription with Stripe and repair what differs (works on the database)

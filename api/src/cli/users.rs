@@ -1,19 +1,26 @@
 //! `trueup users …`, directly on the database.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
-use anyhow::{Result, bail};
-use billing::users::{self, TimelineEntry, UserView};
+use anyhow::{Context as _, Result, bail};
+use billing::{
+    db::Db,
+    refresh::{Refresher, UserRefreshed},
+    users::{self, TimelineEntry, UserView},
+};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
-use entity::ids::{CustomerId, UserId};
+use entity::{
+    enums::ChangeSource,
+    ids::{CustomerId, UserId},
+};
 use serde_json::{Value, json};
 
 use super::{
     Usage, database,
     output::{self, Table, moment, or_dash},
 };
-use crate::config::Config;
+use crate::{config::Config, stripe};
 
 /// What can be asked of users.
 #[derive(Debug, Subcommand)]
@@ -29,26 +36,46 @@ pub(super) enum Users {
         #[arg(long)]
         json: bool,
     },
+    /// Ask Stripe how a user's subscriptions are, and take that in
+    Refresh {
+        /// The user's id, e-mail address, or customer at Stripe (cus_…)
+        who: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// `trueup users …`
 pub(super) async fn run(users: Users, config: &Config) -> Result<ExitCode> {
-    let Users::Show { who, limit, json } = users;
+    match users {
+        Users::Show { who, limit, json } => show(&who, limit, json, config).await,
+        Users::Refresh { who, json } => refresh(&who, json, config).await,
+    }
+}
+
+/// The user whom `who` names.
+pub(super) async fn find(db: &Db, config: &Config, who: &str) -> Result<UserView> {
     let (catalog, policy, now) = (&config.catalog, &config.policy, Utc::now());
-    let db = database::open_migrated(config).await?;
     let who = who.trim();
     let found = if let Ok(id) = who.parse::<UserId>() {
-        users::get(&db, catalog, policy, id, now).await?
+        users::get(db, catalog, policy, id, now).await?
     } else if who.contains('@') {
-        users::by_email(&db, catalog, policy, who, now).await?
+        users::by_email(db, catalog, policy, who, now).await?
     } else {
         let customer = CustomerId::parse(who)
             .map_err(|error| Usage(format!("`{who}` is no user id, e-mail address or customer ({error})")))?;
-        users::by_customer(&db, catalog, policy, &customer, now).await?
+        users::by_customer(db, catalog, policy, &customer, now).await?
     };
     let Some(user) = found else {
         bail!("no user {who}; the host makes users by PUT /api/v1/users/{{id}}, `trueup trigger` by --email");
     };
+    Ok(user)
+}
+
+async fn show(who: &str, limit: u64, json: bool, config: &Config) -> Result<ExitCode> {
+    let db = database::open_migrated(config).await?;
+    let user = find(&db, config, who).await?;
     let timeline = users::timeline(&db, user.id, limit, None).await?;
     if json {
         let mut value = as_json(&user);
@@ -56,6 +83,54 @@ pub(super) async fn run(users: Users, config: &Config) -> Result<ExitCode> {
         output::json(&value)?;
     } else {
         print(&user, &timeline)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn refresh(who: &str, json: bool, config: &Config) -> Result<ExitCode> {
+    let Some(stripe) = stripe::client(config, None)? else {
+        let text = "there is no API key of Stripe to ask with; set STRIPE_SECRET_KEY to a secret or restricted key (sk_…, rk_…)";
+        return Err(Usage(text.to_owned()).into());
+    };
+    let db = database::open_migrated(config).await?;
+    let user = find(&db, config, who).await?;
+    let (catalog, policy) = (Arc::new(config.catalog.clone()), Arc::new(config.policy.clone()));
+    let refresher = Refresher::new(db.clone(), catalog, policy, stripe);
+    let refreshing = refresher.refresh_user(user.id, ChangeSource::Operator);
+    let refreshed = refreshing.await.context("the user could not be refreshed; nothing was changed")?;
+    let UserRefreshed { subscriptions, missing, changes } = &refreshed;
+    let change = changes.iter().find(|change| change.user == user.id);
+    if json {
+        let now = find(&db, config, &user.id.to_string()).await?;
+        let mut value = json!({
+            "user": as_json(&now),
+            "subscriptions": subscriptions,
+            "missing": missing,
+            "before": null,
+            "after": null,
+            "reason": null,
+        });
+        if let Some(change) = change {
+            value["before"] = serde_json::to_value(&change.before)?;
+            value["after"] = serde_json::to_value(&change.after)?;
+            value["reason"] = json!(change.reason);
+        }
+        output::json(&value)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::line(format_args!("Stripe shows {} subscription(s) of {}", subscriptions.len(), user.id))?;
+    for id in missing {
+        output::line(format_args!(
+            "Stripe knows no {id}, which is stored here; nothing is concluded from that: is the key of the right account?"
+        ))?;
+    }
+    match change {
+        None => output::line("nothing has changed")?,
+        Some(change) => {
+            let side = |of: &_| -> Result<String> { Ok(in_short(&serde_json::to_value(of)?)) };
+            let (before, after) = (side(&change.before)?, side(&change.after)?);
+            output::line(format_args!("{before} -> {after}: {}", change.reason))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

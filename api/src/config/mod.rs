@@ -19,6 +19,7 @@ use billing::{
     inbox::{InboxOptions, IntakeRules},
     policy::Policy,
     processor::ProcessorOptions,
+    stripe::ClientOptions,
 };
 use reqwest::Url;
 use toml::{Table, Value};
@@ -82,6 +83,8 @@ pub struct Config {
     pub stripe_secret_key: Option<Secret>,
     /// Where Stripe's API is.
     pub stripe_api_base: String,
+    /// How it is called.
+    pub stripe: ClientOptions,
     /// Which events are ours: mode and Connect account.
     pub intake_rules: IntakeRules,
     /// Opens the host's routes.
@@ -387,6 +390,11 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     {
         source.wrong(given, "would send a live key unencrypted", "write an https:// URL");
     }
+    if let Some((given, url)) = &api_base
+        && url.path().trim_end_matches('/').ends_with("/v1")
+    {
+        source.wrong(given, "ends with /v1, which every call adds by itself", "leave that out");
+    }
     let api_base = api_base.map_or("https://api.stripe.com".to_owned(), |(given, _)| given.text);
     let sentry_dsn = source.url(SENTRY_DSN, &["https", "http"], "https://key@host/project");
     if let Some((given, _)) = &sentry_dsn {
@@ -416,6 +424,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     let database = tables::database(root, mistakes, sqlite);
     let inbox = tables::inbox(root, mistakes, sqlite, database.acquire_timeout);
     let processor = tables::processor(root, mistakes, sqlite, backoff);
+    let stripe = tables::stripe(root, mistakes);
     let catalog = tables::catalog(root, mistakes, warnings);
     let secret = |given: Option<Given>| given.map(|given| Secret(given.text));
     Config {
@@ -425,6 +434,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         webhook_secrets,
         stripe_secret_key: secret(secret_key),
         stripe_api_base: api_base.trim_end_matches('/').to_owned(),
+        stripe,
         intake_rules: IntakeRules { livemode, account: account.map(|given| given.text) },
         api_token: secret(api_token),
         admin_token: secret(admin_token),

@@ -1,6 +1,6 @@
 //! The tables of `trueup.toml`, each read into the options of the part it is about.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 
 use billing::{
     catalog::{Catalog, CatalogError, Plan},
@@ -8,6 +8,7 @@ use billing::{
     inbox::InboxOptions,
     policy::Policy,
     processor::{ProcessorOptions, failure::Backoff},
+    stripe::ClientOptions,
 };
 use chrono::TimeDelta;
 
@@ -125,6 +126,51 @@ pub(super) fn processor(
         backoff,
         ..default
     }
+}
+
+pub(super) fn stripe(root: &mut Section, mistakes: &mut Mistakes) -> ClientOptions {
+    let mut section = root.section(mistakes, "stripe");
+    let default = ClientOptions::default();
+    let api_version = section.text(mistakes, "api_version").filter(|text| {
+        let fits = is_api_version(text);
+        if !fits {
+            let right = format!("write one like {}", default.api_version);
+            mistakes.add(section.name("api_version"), "is no version of Stripe's API", right);
+        }
+        fits
+    });
+    let per_second = section.integer(mistakes, "requests_per_second", &(1..=100)).map(number).and_then(NonZeroU32::new);
+    let connect_timeout = section.duration(mistakes, "connect_timeout", &(Duration::from_millis(100)..=seconds(30)));
+    let timeout = section.duration(mistakes, "timeout", &(Duration::from_millis(100)..=seconds(120)));
+    let retries = section.integer(mistakes, "retries", &(0..=10)).map(number);
+    let timeout = timeout.unwrap_or(default.timeout);
+    let retries = retries.unwrap_or(default.retries);
+    if let Some(connect_timeout) = connect_timeout
+        && connect_timeout > timeout
+    {
+        let wrong = format!("{} is longer than {}", read::spell(connect_timeout), section.name("timeout"));
+        let right = format!("a connection is part of a try: write at most {}", read::spell(timeout));
+        mistakes.add(section.name("connect_timeout"), wrong, right);
+    }
+    section.finish(mistakes);
+    ClientOptions {
+        api_version: api_version.unwrap_or(default.api_version),
+        requests_per_second: per_second.unwrap_or(default.requests_per_second),
+        connect_timeout: connect_timeout.unwrap_or(default.connect_timeout.min(timeout)),
+        timeout,
+        retries,
+        // A whole try must fit, and a job's every try.
+        live_deadline: default.live_deadline.max(timeout + seconds(10)),
+        background_deadline: default.background_deadline.max((timeout + seconds(5)) * (retries + 4)),
+        ..default
+    }
+}
+
+/// `2024-06-20`, or with the name of its train, `2026-10-28.endive` (docs.stripe.com/upgrades).
+fn is_api_version(text: &str) -> bool {
+    let (date, train) = text.split_once('.').unwrap_or((text, "train"));
+    let named = !train.is_empty() && train.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    named && chrono::NaiveDate::parse_from_str(date, "%Y-%m-%d").is_ok() && date.len() == 10
 }
 
 pub(super) fn catalog(root: &mut Section, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> Catalog {

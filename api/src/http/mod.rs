@@ -4,7 +4,7 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
-//! for each group of routes (`webhook`, `users`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
+//! for each group of routes (`webhook`, `users`, `refresh`, `admin`, `health`, `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
 mod admin;
 mod auth;
@@ -14,6 +14,7 @@ mod health;
 mod observe;
 mod problem;
 mod reconciliations;
+mod refresh;
 mod shapes;
 mod table;
 mod users;
@@ -39,6 +40,7 @@ use self::{
     health::HealthApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
     reconciliations::ReconciliationsApi,
+    refresh::RefreshApi,
     table::RouteTable,
     users::UsersApi,
     webhook::WebhookApi,
@@ -50,11 +52,11 @@ struct Document;
 
 impl OpenApi for Document {
     fn meta() -> Vec<MetaApi> {
-        <(WebhookApi, UsersApi, AdminApi, ReconciliationsApi, HealthApi)>::meta()
+        <(WebhookApi, UsersApi, RefreshApi, AdminApi, ReconciliationsApi, HealthApi)>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(WebhookApi, UsersApi, AdminApi, ReconciliationsApi, HealthApi)>::register(registry);
+        <(WebhookApi, UsersApi, RefreshApi, AdminApi, ReconciliationsApi, HealthApi)>::register(registry);
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -104,7 +106,7 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
-        .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
+        .nest_no_strip("/api/v1/users", mounted((UsersApi(app.clone()), RefreshApi(app.clone())), Some(hosts)))
         .nest_no_strip("/api/v1/admin", mounted((AdminApi(app.clone()), ReconciliationsApi(app)), Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))

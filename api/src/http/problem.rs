@@ -54,8 +54,6 @@ pub(super) const RECONCILIATION_UNKNOWN: Kind =
     Kind::new("reconciliation-unknown", StatusCode::NOT_FOUND, "No such reconciliation");
 pub(super) const RECONCILIATION_RUNNING: Kind =
     Kind::new("reconciliation-running", StatusCode::CONFLICT, "A reconciliation is under way");
-pub(super) const NOT_CONFIGURED: Kind =
-    Kind::new("not-configured", StatusCode::CONFLICT, "Something that this needs is not set up");
 pub(super) const TOO_LARGE: Kind = Kind::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large");
 pub(super) const MEDIA_TYPE: Kind =
     Kind::new("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type does not fit");
@@ -70,6 +68,12 @@ pub(super) const NOT_STORED: Kind =
     Kind::new("not-stored", StatusCode::SERVICE_UNAVAILABLE, "The event could not be stored now");
 pub(super) const NOT_STORABLE: Kind =
     Kind::new("not-storable", StatusCode::BAD_REQUEST, "The event cannot be stored at all");
+pub(super) const NOT_CONFIGURED: Kind =
+    Kind::new("not-configured", StatusCode::CONFLICT, "This server is not set up for it");
+pub(super) const STRIPE_REFUSED: Kind =
+    Kind::new("stripe-refused", StatusCode::BAD_GATEWAY, "Stripe does not give what was asked for");
+pub(super) const STRIPE_UNAVAILABLE: Kind =
+    Kind::new("stripe-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Stripe's API is not available");
 pub(super) const TIMED_OUT: Kind = Kind::new("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long");
 
 /// A problem, ready to be told.

@@ -296,3 +296,36 @@ fn a_wrong_type_in_a_plan_is_told_once() {
         ]
     );
 }
+
+#[test]
+fn how_stripe_is_called_can_be_set_and_is_checked() {
+    let options = right(&[], "").stripe;
+    assert_eq!((options.api_version.as_str(), options.requests_per_second.get()), ("2026-10-28.endive", 20));
+    let file = r#"
+        [stripe]
+        api_version = "2025-03-31.basil"
+        requests_per_second = 5
+        connect_timeout = "2s"
+        timeout = "90s"
+        retries = 4
+    "#;
+    let options = right(&[], file).stripe;
+    assert_eq!((options.api_version.as_str(), options.requests_per_second.get()), ("2025-03-31.basil", 5));
+    assert_eq!((options.connect_timeout.as_secs(), options.timeout.as_secs(), options.retries), (2, 90, 4));
+    assert!(options.live_deadline > options.timeout, "a whole try fits");
+    assert!(options.background_deadline >= options.timeout * 8, "every try fits");
+    for (wrong, told) in [
+        ("api_version = \"newest\"", "stripe.api_version: is no version"),
+        ("api_version = \"2025-3-31\"", "stripe.api_version: is no version"),
+        ("requests_per_second = 0", "stripe.requests_per_second: 0 is out of bounds"),
+        ("timeout = \"1h\"", "stripe.timeout: 1h is out of bounds"),
+        ("retries = -1", "stripe.retries: -1 is out of bounds"),
+        ("connect_timeout = \"25s\"", "stripe.connect_timeout: 25s is longer than stripe.timeout"),
+        ("retrys = 1", "stripe.retrys: is unknown; did you mean `retries`?"),
+    ] {
+        let mistake = mistake(&[], &format!("[stripe]\n{wrong}"));
+        assert!(mistake.starts_with(told), "{mistake}");
+    }
+    let base = [("STRIPE_WEBHOOK_SECRET", "whsec_1"), ("STRIPE_API_BASE", "https://api.stripe.com/v1/")];
+    assert!(mistake(&base, "").starts_with("STRIPE_API_BASE: ends with /v1"));
+}

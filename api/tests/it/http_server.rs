@@ -68,6 +68,7 @@ impl Server {
             nudge,
             stripe: None,
             background: Background::default(),
+            refresher: None,
         };
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));

@@ -13,3 +13,4 @@ mod process_database;
 mod process_harness;
 mod process_start;
 mod process_stop;
+mod refresh;

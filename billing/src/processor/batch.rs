@@ -23,7 +23,7 @@ use super::{
     save::save,
 };
 use crate::{
-    apply::{Applied, Cause, Change, Rules, Verdict, apply},
+    apply::{Applied, Cause, Rules, Verdict, apply, folded},
     db::{Blame, blame, is_out_of_locks},
     events::{self, Reading, Told},
     facts::{Merge, Rank, Stamp},
@@ -287,7 +287,13 @@ impl Processor {
                 .as_deref()
                 .map(|(told, stamp)| apply(&mut world, told.clone(), Cause { stamp, ..cause }, rules).changes);
             let mut done = apply(&mut world, (*event.told).clone(), cause, rules);
-            done.changes = one_for_each_user(first.unwrap_or_default(), done.changes, &event.stamp);
+            if let Some(mut changes) = first {
+                changes.append(&mut done.changes);
+                done.changes = folded(changes);
+                for change in &mut done.changes {
+                    change.event_id = Some(event.stamp.event_id.clone());
+                }
+            }
             applied.push(done);
         }
         let changes: Vec<_> = applied.iter().flat_map(|a| a.changes.iter().cloned()).collect();
@@ -413,25 +419,6 @@ fn sold(told: &Told) -> Option<SubscriptionId> {
     let (rank, _, snapshot) = subscription.snapshot.as_ref()?;
     (*rank == Rank::Provisional && snapshot.status == entity::enums::SubscriptionStatus::Active)
         .then(|| subscription.id.clone())
-}
-
-/// The changes of what was fetched for an event and of the event itself, as the event's: at most one entry for a user.
-fn one_for_each_user(first: Vec<Change>, then: Vec<Change>, stamp: &Stamp) -> Vec<Change> {
-    let mut changes = first;
-    for change in then {
-        match changes.iter_mut().find(|earlier| earlier.user == change.user) {
-            Some(earlier) => {
-                earlier.after = change.after;
-                earlier.reason = change.reason;
-            }
-            None => changes.push(change),
-        }
-    }
-    changes.retain(|change| change.before != change.after);
-    for change in &mut changes {
-        change.event_id = Some(stamp.event_id.clone());
-    }
-    changes
 }
 
 /// Subscriptions of which Stripe alone can tell how they are, and what a fetched one must be newer than.

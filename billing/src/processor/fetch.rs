@@ -16,11 +16,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use entity::{ids::SubscriptionId, subscriptions};
-use futures::{StreamExt as _, stream::FuturesUnordered};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QuerySelect};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -126,13 +125,16 @@ impl Beside {
 
     /// What the next that ends has done; `None` where nothing goes on. A panic goes on to whoever waits.
     pub(super) async fn next(&mut self) -> Option<Pass> {
-        match self.0.join_next().await? {
-            Ok(pass) => Some(pass),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Some(Pass::default()),
-            },
-        }
+        Some(unwound(self.0.join_next().await?).unwrap_or_default())
+    }
+}
+
+/// What a task came to; `None` where it was called off. A panic goes on here.
+fn unwound<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(done) => Some(done),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => None,
     }
 }
 
@@ -203,23 +205,28 @@ impl Processor {
         for event in wanting {
             groups.entry((event.want.resource(), event.want.can_do_without())).or_default().push(event);
         }
-        let away = Away { seen: Mutex::default(), most: self.options.fetch.at_once.max(1) };
-        let fetches: FuturesUnordered<_> = groups
-            .into_iter()
-            .map(async |((resource, can_do_without), events)| {
-                let result = self.fetch(stripe.as_ref(), &resource, can_do_without, &away).await;
+        let away = Arc::new(Away { seen: Mutex::default(), most: self.options.fetch.at_once.max(1) });
+        // Tasks of their own: whoever has a slot of the budget must get on while others are applied here.
+        let mut fetching = JoinSet::new();
+        for ((resource, can_do_without), events) in groups {
+            let (on, stripe, away) = (self.clone(), Arc::clone(stripe), Arc::clone(&away));
+            fetching.spawn(async move {
+                let result = on.fetch(stripe.as_ref(), &resource, can_do_without, &away).await;
                 (result, events)
-            })
-            .collect();
-        let mut arriving = fetches.ready_chunks(64);
+            });
+        }
         loop {
-            let arrived = tokio::select! {
-                arrived = arriving.next() => arrived,
+            let first = tokio::select! {
+                first = fetching.join_next() => first,
                 () = stop.cancelled() => break,
             };
-            let Some(arrived) = arrived else { return };
+            let Some(first) = first else { return };
+            let mut arrived = vec![unwound(first)];
+            while let Some(next) = fetching.try_join_next() {
+                arrived.push(unwound(next));
+            }
             let (mut ready, mut postponed) = (Vec::new(), Vec::new());
-            for (result, events) in arrived {
+            for (result, events) in arrived.into_iter().flatten() {
                 for Wanting { row, want, .. } in events {
                     match self.supplied(token, row, want, &result, pass).await {
                         Supplied::Ready(event) => ready.push(event),

@@ -13,6 +13,7 @@ use billing::{
     policy::Policy,
     processor::{Outcome, Pass, Processor, ProcessorOptions},
     signature::{Tolerance, WebhookSecret, sign},
+    stripe::Stripe,
     users::{self, UserTold, UserView},
 };
 use entity::{
@@ -57,6 +58,13 @@ impl Desk {
         let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None);
         let rules = IntakeRules::default();
         Self { db, catalog, policy, rules, inbox, nudge, processor, test_db, closed: AtomicBool::new(false) }
+    }
+
+    /// From now on there is an API key, and this Stripe answers to it.
+    pub(crate) fn with_key(mut self, stripe: Arc<dyn Stripe>, options: ProcessorOptions) -> Self {
+        let (catalog, policy) = (Arc::clone(&self.catalog), Arc::clone(&self.policy));
+        self.processor = Processor::new(self.db.clone(), catalog, policy, options, Some(stripe));
+        self
     }
 
     pub(crate) fn kind(&self) -> Kind {

@@ -2,7 +2,9 @@
 
 mod catalogue;
 mod checkup;
+mod client;
 mod desk;
+mod fake_stripe;
 mod history;
 mod inbox;
 mod laws;
@@ -13,5 +15,6 @@ mod reconcile;
 mod reconcile_desk;
 mod reconcile_safety;
 mod recovery;
+mod refetch;
 mod scripted;
 mod semantics;

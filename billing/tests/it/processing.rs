@@ -7,16 +7,15 @@ use billing::{
     policy::Policy,
     processor::{Outcome, ProcessorOptions},
     samples::ApiVersion,
-    stripe::{Collection, Fetched, Lane, Page, Resource, Stripe, StripeError},
 };
 use chrono::{TimeDelta, Utc};
-use entity::{Time, enums::ProcessingStatus, ids::EventId};
+use entity::{enums::ProcessingStatus, ids::EventId};
 use serde_json::Value;
 use testkit::{Kind, on_each};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    desk::{Desk, NOW, outcomes, user_id},
+    desk::{Desk, outcomes, user_id},
     semantics::{subscription, told},
 };
 
@@ -315,53 +314,6 @@ fn a_nudge_wakes_the_processor_at_once() {
         stop.cancel();
         running.await.expect("it ends in order");
         desk.close().await;
-    });
-}
-
-/// A Stripe that knows one subscription.
-#[derive(Debug)]
-struct OneSubscription(String);
-
-#[async_trait::async_trait]
-impl Stripe for OneSubscription {
-    async fn get(&self, resource: &Resource, _: Lane) -> Result<Fetched, StripeError> {
-        if resource.id() == "sub_1" {
-            let at = Time::from_timestamp(NOW, 0).expect("a moment");
-            return Ok(Fetched { object: self.0.clone(), at });
-        }
-        Err(StripeError::Missing { kind: resource.kind(), id: resource.id().to_owned(), request: None })
-    }
-
-    async fn list(&self, _: &Collection, _: Option<&str>, _: Lane) -> Result<Page, StripeError> {
-        Err(StripeError::Unavailable { reason: "this one keeps no lists".to_owned(), request: None })
-    }
-}
-
-#[test]
-fn with_a_key_a_thin_event_fetches_its_object_and_a_missing_one_is_a_failed_attempt() {
-    on_each(|test_db| async {
-        let desk = Desk::new(test_db).await;
-        let user = user_id(1);
-        desk.put(user, "a@example.com").await;
-        let object = subscription(user, "pro", "active").render(ApiVersion::LATEST).to_string();
-        let stripe = Arc::new(OneSubscription(object));
-        let processor = billing::processor::Processor::new(
-            desk.db.clone(),
-            desk.catalog.clone(),
-            desk.policy.clone(),
-            ProcessorOptions::default(),
-            Some(stripe),
-        );
-        let thin = |id: &str, sub: &str| {
-            billing::samples::thin_event(id, "customer.subscription.updated", NOW, sub, "subscription")
-        };
-        desk.deliver(&thin("evt_1", "sub_1")).await;
-        desk.deliver(&thin("evt_2", "sub_2")).await;
-        let pass = processor.run_once(&CancellationToken::new()).await.expect("an answer");
-        assert_eq!((outcomes(&pass, Outcome::Applied), outcomes(&pass, Outcome::Retried)), (1, 1));
-        assert_eq!(desk.standing(user).await, "pro active access");
-        assert!(desk.event("evt_2").await.processing_error.expect("a reason").contains("sub_2"));
-        desk.close_with(1, 0).await;
     });
 }
 

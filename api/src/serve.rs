@@ -130,7 +130,7 @@ pub enum ServeError {
     #[error(transparent)]
     Scheduler(#[from] BellError),
     /// The client of Stripe's API.
-    #[error("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used: {0}")]
+    #[error(transparent)]
     Stripe(#[from] ClientError),
     /// A text of an e-mail.
     #[error("mail.templates: {0}")]

@@ -7,6 +7,7 @@
 //! - [`load`]: all of them at once
 //! - [`report`]: what came of it
 //! - [`pgbench`]: the same row, as a script for pgbench
+//! - [`stripe_fake`]: the other side: Stripe's API, with any number of subscriptions
 
 mod events;
 mod http;
@@ -14,6 +15,7 @@ mod load;
 mod pgbench;
 mod plan;
 mod report;
+mod stripe_fake;
 
 use std::{
     io::Write,
@@ -68,6 +70,18 @@ enum Command {
     },
     /// Print one event's body
     Payload,
+    /// Serve as much of Stripe's API as a reconciliation reads, until killed; prints its address
+    StripeFake {
+        /// How many there are, of one user each, as `users` makes them
+        #[arg(long)]
+        subscriptions: u32,
+        /// Of these, so many with another quantity
+        #[arg(long, default_value_t = 0)]
+        changed: u32,
+        /// From a request to its answer, in milliseconds
+        #[arg(long, default_value_t = 40)]
+        latency: u64,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +131,10 @@ fn main() -> Result<()> {
         }
         Command::Pgbench { customers } => print(&pgbench::script(customers)),
         Command::Payload => print(&events::sample(now()?)),
+        Command::StripeFake { subscriptions, changed, latency } => {
+            let latency = Duration::from_millis(latency);
+            runtime.block_on(stripe_fake::serve(stripe_fake::World { subscriptions, changed, latency }))
+        }
     }
 }
 

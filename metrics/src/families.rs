@@ -10,9 +10,9 @@ use prometheus::{
 use crate::{
     jobs::JobFamilies,
     labels::{
-        DriftKind, EmailKind, EmailOutcome, EndpointFinding, EventOutcome, HttpMethod, InboxStatus, RejectReason,
-        StatusClass, WebhookOutcome,
+        EmailKind, EmailOutcome, EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome,
     },
+    reconcile::ReconcileFamilies,
     stripe::StripeFamilies,
 };
 
@@ -45,19 +45,6 @@ pub struct InboxDepth {
     pub oldest_processing_seconds: f64,
 }
 
-/// What a reconciliation came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reconciled {
-    /// Subscriptions of Stripe that were looked at.
-    pub scanned: u64,
-    /// Differences that were found, by kind.
-    pub drift: Vec<(DriftKind, u64)>,
-    /// Differences that are gone.
-    pub repaired: u64,
-    /// True where it was refused.
-    pub refused: bool,
-}
-
 /// Every family of this process, in a registry of its own.
 #[derive(Debug)]
 pub struct Metrics {
@@ -84,15 +71,8 @@ pub struct Metrics {
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
     database_up: Gauge,
-    reconcile_scanned: IntCounter,
-    reconcile_drift: IntCounterVec,
-    reconcile_repaired: IntCounter,
-    reconcile_refused: IntCounter,
-    reconcile_last_complete: Gauge,
-    recovered_events: IntCounter,
-    endpoint_healthy: Gauge,
-    endpoint_findings: IntGaugeVec,
     pub(crate) jobs: JobFamilies,
+    pub(crate) reconcile: ReconcileFamilies,
     pub(crate) stripe: StripeFamilies,
 }
 
@@ -241,57 +221,8 @@ impl Metrics {
                 r,
                 Gauge::new("trueup_database_up", "1 where the database answered when this was last measured, else 0."),
             ),
-            reconcile_scanned: counter(
-                r,
-                "trueup_reconcile_scanned_total",
-                "Subscriptions of Stripe that reconciliations looked at.",
-            ),
-            reconcile_drift: counters(
-                r,
-                "trueup_reconcile_drift_total",
-                "Differences between Stripe and what is stored here that reconciliations found, by kind; those found again are counted again.",
-                &["kind"],
-            ),
-            reconcile_repaired: counter(
-                r,
-                "trueup_reconcile_repaired_total",
-                "Differences that reconciliations repaired.",
-            ),
-            reconcile_refused: counter(
-                r,
-                "trueup_reconcile_refused_total",
-                "Reconciliations that were refused, so that nobody is hurt: too many would have lost access, or the key is of another account.",
-            ),
-            reconcile_last_complete: registered(
-                r,
-                Gauge::new(
-                    "trueup_reconcile_last_complete_timestamp_seconds",
-                    "When a reconciliation of everybody last came to its end, on whatever replica, in seconds since 1970; 0 where none ever did.",
-                ),
-            ),
-            recovered_events: counter(
-                r,
-                "trueup_recovered_events_total",
-                "Events that never arrived and were fetched from Stripe's Events API.",
-            ),
-            endpoint_healthy: registered(
-                r,
-                Gauge::new(
-                    "trueup_stripe_endpoint_healthy",
-                    "1 where Stripe delivers to our webhook endpoint what it should, 0 where not; NaN before this process has looked.",
-                ),
-            ),
-            endpoint_findings: registered(
-                r,
-                IntGaugeVec::new(
-                    Opts::new(
-                        "trueup_stripe_endpoint_findings",
-                        "What is wrong with our webhook endpoint at Stripe: findings by kind, at the last look.",
-                    ),
-                    &["finding"],
-                ),
-            ),
             jobs: JobFamilies::register(r),
+            reconcile: ReconcileFamilies::new(r),
             stripe: StripeFamilies::new(r),
             event_types: event_types.into_iter().collect(),
             registry,
@@ -328,11 +259,6 @@ impl Metrics {
             }
         }
         self.inbox_measured(&InboxDepth::default());
-        for kind in DriftKind::ALL {
-            let _ = self.reconcile_drift.with_label_values(&[kind.as_str()]);
-        }
-        self.endpoint_looked_at(false, []);
-        self.endpoint_healthy.set(f64::NAN);
     }
 
     /// A delivery of Stripe was answered.
@@ -416,38 +342,6 @@ impl Metrics {
         self.inbox_waiting.set(i64::try_from(deliveries).unwrap_or(i64::MAX));
     }
 
-    /// A reconciliation has ended.
-    pub fn reconciled(&self, done: &Reconciled) {
-        self.reconcile_scanned.inc_by(done.scanned);
-        for (kind, count) in &done.drift {
-            self.reconcile_drift.with_label_values(&[kind.as_str()]).inc_by(*count);
-        }
-        self.reconcile_repaired.inc_by(done.repaired);
-        self.reconcile_refused.inc_by(u64::from(done.refused));
-    }
-
-    /// When a reconciliation last came to its end, in seconds since 1970.
-    pub fn reconcile_last_complete(&self, at: i64) {
-        #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
-        self.reconcile_last_complete.set(at as f64);
-    }
-
-    /// So many events were recovered.
-    pub fn events_recovered(&self, events: u64) {
-        self.recovered_events.inc_by(events);
-    }
-
-    /// Our endpoint at Stripe was looked at.
-    pub fn endpoint_looked_at(&self, healthy: bool, findings: impl IntoIterator<Item = EndpointFinding>) {
-        self.endpoint_healthy.set(if healthy { 1.0 } else { 0.0 });
-        for kind in EndpointFinding::ALL {
-            self.endpoint_findings.with_label_values(&[kind.as_str()]).set(0);
-        }
-        for kind in findings {
-            self.endpoint_findings.with_label_values(&[kind.as_str()]).inc();
-        }
-    }
-
     /// A try to send an e-mail came to its end.
     pub fn email_done(&self, kind: EmailKind, outcome: EmailOutcome) {
         self.emails.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
@@ -492,10 +386,6 @@ pub(crate) fn registered<C: Collector + Clone + 'static>(registry: &Registry, fa
     let family = family.expect("every family is well-formed");
     registry.register(Box::new(family.clone())).expect("every family has a name of its own");
     family
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    registered(registry, IntCounter::new(name, help))
 }
 
 pub(crate) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
@@ -556,23 +446,9 @@ mod tests {
             "trueup_emails_total{kind=\"trial_ending\",outcome=\"sent\"}",
             "trueup_emails_pending",
             "trueup_database_up",
-            "trueup_reconcile_scanned_total",
-            "trueup_reconcile_repaired_total",
-            "trueup_reconcile_refused_total",
-            "trueup_reconcile_last_complete_timestamp_seconds",
-            "trueup_recovered_events_total",
         ] {
             assert_eq!(line(&text, series), "0");
         }
-        for kind in DriftKind::ALL {
-            assert_eq!(line(&text, &format!("trueup_reconcile_drift_total{{kind=\"{}\"}}", kind.as_str())), "0");
-        }
-        for finding in EndpointFinding::ALL {
-            let series = format!("trueup_stripe_endpoint_findings{{finding=\"{}\"}}", finding.as_str());
-            assert_eq!(line(&text, &series), "0");
-        }
-        // Nobody has looked yet: neither well nor ill, so that no alert goes off.
-        assert_eq!(line(&text, "trueup_stripe_endpoint_healthy"), "NaN");
         assert_eq!(line(&text, "trueup_build_info{version=\"1.2.3\"}"), "1");
     }
 
@@ -633,37 +509,6 @@ mod tests {
             ("trueup_emails_total{kind=\"payment_failed\",outcome=\"retried\"}", "1"),
             ("trueup_emails_pending", "3"),
             ("trueup_database_up", "1"),
-        ] {
-            assert_eq!(line(&text, series), value, "{series}");
-        }
-    }
-
-    #[test]
-    fn what_reconciling_and_looking_at_the_endpoint_came_to_is_rendered() {
-        let metrics = metrics();
-        let drift = vec![(DriftKind::Missing, 2), (DriftKind::Absent, 0)];
-        metrics.reconciled(&Reconciled { scanned: 100, drift, repaired: 2, refused: false });
-        metrics.reconciled(&Reconciled {
-            scanned: 50,
-            drift: vec![(DriftKind::Missing, 1)],
-            repaired: 0,
-            refused: true,
-        });
-        metrics.reconcile_last_complete(1_790_000_000);
-        metrics.events_recovered(3);
-        metrics.endpoint_looked_at(false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
-        metrics.endpoint_looked_at(false, [EndpointFinding::Disabled]);
-        let text = metrics.render();
-        for (series, value) in [
-            ("trueup_reconcile_scanned_total", "150"),
-            ("trueup_reconcile_drift_total{kind=\"missing\"}", "3"),
-            ("trueup_reconcile_repaired_total", "2"),
-            ("trueup_reconcile_refused_total", "1"),
-            ("trueup_reconcile_last_complete_timestamp_seconds", "1790000000"),
-            ("trueup_recovered_events_total", "3"),
-            ("trueup_stripe_endpoint_healthy", "0"),
-            ("trueup_stripe_endpoint_findings{finding=\"disabled\"}", "1"),
-            ("trueup_stripe_endpoint_findings{finding=\"some_events\"}", "0"),
         ] {
             assert_eq!(line(&text, series), value, "{series}");
         }

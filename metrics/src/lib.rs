@@ -7,6 +7,8 @@
 mod families;
 mod jobs;
 pub mod labels;
+mod reconcile;
 mod stripe;
 
-pub use families::{InboxDepth, Metrics, Reconciled};
+pub use families::{InboxDepth, Metrics};
+pub use reconcile::Reconciled;

@@ -46,6 +46,24 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// What every job needs, and nothing that some jobs can do without: no API of Stripe, no mail server, nobody who is told.
+    pub fn new(catalog: Arc<Catalog>, policy: Arc<Policy>, processor: Processor) -> Self {
+        Self {
+            catalog,
+            policy,
+            intake: Arc::default(),
+            stripe: None,
+            processor,
+            passes: Arc::new(|_| {}),
+            nudge: Arc::default(),
+            rolled: Watch::default(),
+            mailer: None,
+            retention: Retention::default(),
+            public_url: None,
+            observers: Observers::default(),
+        }
+    }
+
     /// Stripe's API, for a job that cannot do without.
     pub fn stripe(&self) -> Result<&Arc<dyn Stripe>, JobError> {
         self.stripe.as_ref().ok_or_else(|| {

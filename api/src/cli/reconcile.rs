@@ -4,23 +4,19 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use billing::{
-    db::Db,
     progress::Progress,
     reconcile::{Broken, Drift, Options, Reconciler, Report},
     recovery::{self, Recovery, Unfinished},
     stripe::Stripe,
-    users,
 };
 use chrono::{DateTime, Utc};
-use entity::{
-    enums::{ReconcileMode, ReconcileOutcome, Requester},
-    ids::{CustomerId, UserId},
-};
+use entity::enums::{ReconcileMode, ReconcileOutcome, Requester};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Usage, database,
+    database,
     output::{self, Table, moment, or_dash},
+    users,
     watch::watched,
     webhooks::parse_moment,
 };
@@ -62,7 +58,7 @@ pub(super) struct RecoverArgs {
 const DRIFT: u8 = 2;
 
 fn client(config: &Config) -> Result<Arc<dyn Stripe>> {
-    match stripe::client(config, None).context("STRIPE_SECRET_KEY or STRIPE_API_BASE cannot be used")? {
+    match stripe::client(config, None)? {
         Some(client) => Ok(client),
         None => {
             bail!("there is no API key of Stripe; set STRIPE_SECRET_KEY to a secret or restricted key (sk_…, rk_…)")
@@ -76,7 +72,7 @@ pub(super) async fn reconcile(args: ReconcileArgs, config: &Config) -> Result<Ex
     let stripe = client(config)?;
     let db = database::open_migrated(config).await?;
     let user = match user {
-        Some(who) => Some(find(&db, config, who.trim()).await?),
+        Some(who) => Some(users::find(&db, config, &who).await?.id),
         None => None,
     };
     let mode = if dry_run { ReconcileMode::DryRun } else { ReconcileMode::Apply };
@@ -114,24 +110,6 @@ pub(super) async fn reconcile(args: ReconcileArgs, config: &Config) -> Result<Ex
             ExitCode::FAILURE
         }
     })
-}
-
-async fn find(db: &Db, config: &Config, who: &str) -> Result<UserId> {
-    if let Ok(id) = who.parse::<UserId>() {
-        return Ok(id);
-    }
-    let (catalog, policy, now) = (&config.catalog, &config.policy, Utc::now());
-    let found = if who.contains('@') {
-        users::by_email(db, catalog, policy, who, now).await?
-    } else {
-        let customer = CustomerId::parse(who)
-            .map_err(|error| Usage(format!("--user: `{who}` is no user id, e-mail address or customer ({error})")))?;
-        users::by_customer(db, catalog, policy, &customer, now).await?
-    };
-    match found {
-        Some(user) => Ok(user.id),
-        None => bail!("no user {who}; `trueup users show` finds users by id, e-mail address or customer"),
-    }
 }
 
 fn print(report: &Report) -> Result<()> {

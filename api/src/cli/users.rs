@@ -113,7 +113,8 @@ pub(super) async fn run(users: Users, config: &Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn find(db: &Db, config: &Config, who: &str) -> Result<UserView> {
+/// The user whom `who` names.
+pub(super) async fn find(db: &Db, config: &Config, who: &str) -> Result<UserView> {
     let (catalog, policy, now) = (&config.catalog, &config.policy, Utc::now());
     let who = who.trim();
     let found = if let Ok(id) = who.parse::<UserId>() {

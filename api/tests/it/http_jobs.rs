@@ -22,13 +22,8 @@ async fn with_scheduler(database: TestDb) -> (Server, Engine) {
     let options = ProcessorOptions::default();
     let processor = Processor::new(app.db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), options, None);
     let tools = Tools {
-        catalog: Arc::clone(&app.catalog),
-        policy: Arc::clone(&app.policy),
-        intake: Arc::clone(&app.intake),
-        stripe: None,
-        processor,
-        passes: Arc::new(|_| {}),
         nudge: Arc::clone(&app.nudge),
+        ..Tools::new(Arc::clone(&app.catalog), Arc::clone(&app.policy), processor)
     };
     let options = EngineOptions { runner: "here".to_owned(), ..EngineOptions::default() };
     let engine = Engine::start(app.db.clone(), registry, tools, options, Arc::new(|_| {})).await.expect("it starts");

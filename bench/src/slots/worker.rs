@@ -6,18 +6,13 @@ use anyhow::{Context, Result};
 use billing::{
     catalog::Catalog,
     db::{Db, DbOptions},
-    inbox::IntakeRules,
     policy::Policy,
     processor::{Processor, ProcessorOptions},
-    retention::Retention,
-    usage::Watch,
 };
-use scheduler::{
-    Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, Observers, Registry, Tools,
-};
+use scheduler::{Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, Registry, Tools};
 use sea_orm::{ConnectionTrait, DbErr};
 use serde::Serialize;
-use tokio::{io::AsyncReadExt, sync::Notify};
+use tokio::io::AsyncReadExt;
 
 use crate::On;
 
@@ -79,20 +74,7 @@ pub(crate) async fn run(on: &On, runner: &str) -> Result<()> {
     let (catalog, policy) = (Arc::new(Catalog::default()), Arc::new(Policy::default()));
     let options = ProcessorOptions::default();
     let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None);
-    let tools = Tools {
-        catalog,
-        policy,
-        intake: Arc::new(IntakeRules::default()),
-        stripe: None,
-        processor,
-        passes: Arc::new(|_| {}),
-        nudge: Arc::new(Notify::new()),
-        rolled: Watch::default(),
-        mailer: None,
-        retention: Retention::default(),
-        public_url: None,
-        observers: Observers::default(),
-    };
+    let tools = Tools::new(catalog, policy, processor);
     let registry = Registry::new(vec![Box::new(Proof)], JobSettings::of);
     let options = EngineOptions { runner: runner.to_owned(), lease: on.lease()?, ..EngineOptions::default() };
     let engine = Engine::start(db, registry, tools, options, Arc::new(|_| {})).await?;

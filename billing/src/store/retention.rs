@@ -1,8 +1,8 @@
 //! What is emptied and deleted, in bounded statements that wait for nobody.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
-use super::inbox::{choose, execute, now};
+use super::inbox::{execute, now};
 
 /// Something that grows old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

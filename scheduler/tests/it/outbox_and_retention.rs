@@ -5,16 +5,13 @@ use std::{sync::Arc, time::Duration};
 use billing::{
     catalog::Catalog,
     db::{Db, DbOptions},
-    inbox::IntakeRules,
     mail::{MailOptions, Mailer},
     policy::Policy,
     processor::{Processor, ProcessorOptions},
     progress::Progress,
-    retention::Retention,
-    usage::Watch,
 };
 use chrono::Utc;
-use scheduler::{AnyJob, JobContext, JobError, Observers, Tools, jobs};
+use scheduler::{AnyJob, JobContext, JobError, Tools, jobs};
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 use testkit::{TestDb, on_each, smtp::SmtpServer};
@@ -42,20 +39,7 @@ async fn context(database: &TestDb, mail_server: Option<&str>) -> JobContext {
         };
         Arc::new(Mailer::new(options, Arc::clone(&catalog), None).expect("the built-in texts"))
     });
-    let tools = Tools {
-        catalog,
-        policy,
-        intake: Arc::new(IntakeRules::default()),
-        stripe: None,
-        processor,
-        passes: Arc::new(|_| {}),
-        nudge: Arc::default(),
-        rolled: Watch::default(),
-        mailer,
-        retention: Retention::default(),
-        public_url: None,
-        observers: Observers::default(),
-    };
+    let tools = Tools { mailer, ..Tools::new(catalog, policy, processor) };
     JobContext {
         db,
         tools: Arc::new(tools),

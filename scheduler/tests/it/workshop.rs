@@ -12,22 +12,19 @@ use std::{
 use billing::{
     catalog::Catalog,
     db::{Db, DbOptions, clock},
-    inbox::IntakeRules,
     policy::Policy,
     processor::{Processor, ProcessorOptions},
-    retention::Retention,
-    usage::Watch,
 };
 use chrono::TimeDelta;
 use entity::{Time, enums::RunOutcome, job_runs, job_settings};
 use futures::future::BoxFuture;
 use scheduler::{
-    Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, News, Observers, Registry, Tools,
+    Engine, EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, News, Registry, Tools,
 };
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder};
 use serde_json::{Value, json};
 use testkit::{Kind, TestDb};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 /// What nothing here should ever take; the machine may be busy.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
@@ -230,20 +227,7 @@ pub(crate) fn tools(db: &Db) -> Tools {
     let (catalog, policy) = (Arc::new(Catalog::default()), Arc::new(Policy::default()));
     let options = ProcessorOptions::default();
     let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None);
-    Tools {
-        catalog,
-        policy,
-        intake: Arc::new(IntakeRules::default()),
-        stripe: None,
-        processor,
-        passes: Arc::new(|_| {}),
-        nudge: Arc::new(Notify::new()),
-        rolled: Watch::default(),
-        mailer: None,
-        retention: Retention::default(),
-        public_url: None,
-        observers: Observers::default(),
-    }
+    Tools::new(catalog, policy, processor)
 }
 
 /// Of each slot, how its attempts ended.

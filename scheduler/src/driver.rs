@@ -87,7 +87,7 @@ impl Driver {
             let asked = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => None,
-                taken = self.asked.recv() => taken,
+                Some(taken) = self.asked.recv() => Some(taken),
                 // A bell does not shorten the pause after an error.
                 () = self.bell.notified(), if pause.is_zero() => None,
                 () = sleep(wait) => None,

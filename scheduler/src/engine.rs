@@ -10,7 +10,7 @@ use tokio::{
     task::JoinHandle,
     time::{Duration, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     JobRun, Registry, Tools, UnknownJob,
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct EngineOptions {
     /// Name of this process in leases and history; of two that run, no two should share it.
     pub runner: String,
-    /// How long a lease holds without being renewed: as long may the slots of a job rest whose process has died.
+    /// How long a lease holds without being renewed: as long may the slots of a job rest whose process has died. Less than 10 minutes.
     pub lease: Duration,
     /// How often a job is looked at when nothing wakes its driver.
     pub look: Duration,
@@ -73,6 +73,8 @@ pub struct Engine {
     bells: Bells,
     drivers: Vec<JoinHandle<()>>,
     grace: Duration,
+    /// An engine that is dropped rather than stopped begins nothing more.
+    _dropped: DropGuard,
 }
 
 /// Asks a running engine. Cheap to clone.
@@ -139,8 +141,9 @@ impl Engine {
         let drivers = drivers.into_iter().map(|driver| tokio::spawn(supervise(driver))).collect();
         // A look takes as long as a wait for a connection and a few statements may take.
         let lifeless = look.max(lease) + Duration::from_mins(1);
+        let dropped = stop.clone().drop_guard();
         let shared = Shared { ground, registry, runner, lifeless, stop, posts };
-        Ok(Self { handle: Handle(Arc::new(shared)), bells, drivers, grace })
+        Ok(Self { handle: Handle(Arc::new(shared)), bells, drivers, grace, _dropped: dropped })
     }
 
     /// For whoever asks this engine.

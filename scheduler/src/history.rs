@@ -88,8 +88,9 @@ pub async fn runs(
 ) -> Result<(Vec<JobRun>, Option<Cursor>), DbErr> {
     let mut select = Entity::find().filter(Column::Job.eq(job));
     if let Some(Cursor { slot, attempt }) = after {
-        let same = Condition::all().add(Column::Slot.eq(slot)).add(Column::Attempt.lt(attempt));
-        select = select.filter(Condition::any().add(Column::Slot.lt(slot)).add(same));
+        // The first part alone is what an index can follow.
+        let before = Condition::any().add(Column::Slot.lt(slot)).add(Column::Attempt.lt(attempt));
+        select = select.filter(Condition::all().add(Column::Slot.lte(slot)).add(before));
     }
     let rows = select.order_by_desc(Column::Slot).order_by_desc(Column::Attempt).limit(limit + 1).all(db.reader());
     let mut items: Vec<JobRun> = rows.await?.into_iter().map(Into::into).collect();

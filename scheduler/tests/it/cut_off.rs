@@ -15,7 +15,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use serde_json::json;
 use testkit::{Kind, on_each};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ fn a_run_that_hangs_beyond_its_stop_is_aborted_and_can_write_nothing_more() {
             }
         });
         let made = made.within(Duration::from_millis(200));
-        let engine = workshop.start(made.registry()).await;
+        let engine = workshop.start_with(Workshop::short_grace(), made.registry()).await;
         engine.handle().run_now("made_up").await.expect("it is idle");
         let runs = workshop.finished(1).await;
         assert_eq!(runs[0].outcome, RunOutcome::TimedOut);
@@ -107,9 +107,9 @@ fn a_lease_lost_in_mid_run_ends_the_run_which_writes_nothing_more() {
                 told.notify_one();
                 awaited.notified().await;
                 let refused = context.db.write().await.err();
-                tell.send(refused.clone()).expect("the test listens");
                 // Told to stop, not only refused.
-                timeout(LONG, context.stop.cancelled()).await.map_err(JobError::failed)?;
+                let stopped = timeout(LONG / 2, context.stop.cancelled()).await.is_ok();
+                tell.send((refused.clone(), stopped)).expect("the test listens");
                 refused.map_or(Ok(json!({})), |error| Err(error.into()))
             }
         });
@@ -117,15 +117,18 @@ fn a_lease_lost_in_mid_run_ends_the_run_which_writes_nothing_more() {
         let run = engine.handle().run_now("made_up").await.expect("it is idle");
         ready.notified().await;
         // As another process does that takes the lease over.
-        workshop.sql("UPDATE job_leases SET holder = 'there', token = token + 1").await;
+        let until = workshop.moment(60);
+        workshop.sql(&format!("UPDATE job_leases SET holder = 'there', token = token + 1, expires_at = {until}")).await;
         go.notify_one();
-        let refused = heard.recv().await.expect("a write").expect("it is refused");
-        assert!(is_lease_lost(&refused), "{refused}");
+        let (refused, stopped) = heard.recv().await.expect("a write");
+        let refused = refused.expect("it is refused");
+        assert!(is_lease_lost(&refused) && stopped, "{refused}");
         let ended = || workshop.told(|news| matches!(news, News::Ended { outcome: RunOutcome::Interrupted, .. }));
         workshop.until(|_| ended() == 1).await;
         let row = workshop.runs().await.remove(0);
         assert_eq!((row.id, row.outcome, row.finished_at), (run.id, RunOutcome::Running, None), "it wrote nothing");
-        // Whoever has the lease next ends it; here the one who took it over has died.
+        // Whoever has the lease next ends it; the one who took it over is done.
+        workshop.sql("UPDATE job_leases SET holder = NULL").await;
         let runs = workshop.finished(1).await;
         assert_eq!(runs[0].outcome, RunOutcome::Interrupted);
         assert!(runs[0].error.as_deref().is_some_and(|error| error.starts_with("its process died")), "{runs:?}");
@@ -138,12 +141,12 @@ fn a_long_transaction_of_a_run_costs_it_no_lease() {
     on_each(|database| async {
         let workshop = Workshop::new(database).await;
         let (made, ready, go) = writing(&workshop).await;
-        let engine = workshop.start(made.registry()).await;
+        let engine = workshop.start_with(Workshop::short_leases(), made.registry()).await;
         engine.handle().run_now("made_up").await.expect("it is idle");
         ready.notified().await;
         // On SQLite the renewal waits for this very transaction, and nobody else can take the lease over meanwhile.
         workshop.outlive_the_lease().await;
-        go.notify_one();
+        go.add_permits(2);
         let runs = workshop.finished(1).await;
         assert_eq!(runs[0].outcome, RunOutcome::Succeeded, "{runs:?}");
         engine.stop().await;
@@ -181,9 +184,12 @@ fn a_take_over_waits_for_the_fenced_transaction_under_way() {
             tokio::task::yield_now().await;
         }
         assert!(!taking.is_finished());
-        go.notify_one();
+        assert_eq!(workshop.outcomes().await, ["running"], "nothing is taken over yet");
+        go.add_permits(1);
         let run = taking.await.expect("no panic").expect("it is free");
         assert_eq!((run.outcome, run.runner.as_str()), (Some(RunOutcome::Succeeded), "there"));
+        // Only now it wants to end.
+        go.add_permits(1);
         let lost = || workshop.told(|news| matches!(news, News::Ended { .. }));
         workshop.until(|_| lost() == 1).await;
         engine.stop().await;
@@ -195,10 +201,10 @@ fn a_take_over_waits_for_the_fenced_transaction_under_way() {
     });
 }
 
-/// A job that writes into `effects` and does not commit until it is let.
-async fn writing(workshop: &Workshop) -> (Made, Arc<Notify>, Arc<Notify>) {
+/// A job that writes into `effects`, does not commit until it is let, and does not end until it is let again.
+async fn writing(workshop: &Workshop) -> (Made, Arc<Notify>, Arc<Semaphore>) {
     workshop.sql("CREATE TABLE effects (n integer)").await;
-    let (ready, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (ready, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let (told, awaited) = (Arc::clone(&ready), Arc::clone(&go));
     let made = job(RARELY, Missed::Once, move |context| {
         let (told, awaited) = (Arc::clone(&told), Arc::clone(&awaited));
@@ -206,8 +212,9 @@ async fn writing(workshop: &Workshop) -> (Made, Arc<Notify>, Arc<Notify>) {
             let tx = context.db.write().await?;
             tx.execute_unprepared("INSERT INTO effects VALUES (1)").await?;
             told.notify_one();
-            awaited.notified().await;
+            awaited.acquire().await.map_err(JobError::failed)?.forget();
             tx.commit().await?;
+            awaited.acquire().await.map_err(JobError::failed)?.forget();
             Ok(json!({}))
         }
     });
@@ -242,7 +249,7 @@ fn a_process_that_stops_waits_only_so_long_for_a_run_that_does_not() {
     on_each(|database| async {
         let workshop = Workshop::new(database).await;
         let hanging = job(RARELY, Missed::Once, |_| async { std::future::pending().await });
-        let engine = workshop.start(hanging.registry()).await;
+        let engine = workshop.start_with(Workshop::short_grace(), hanging.registry()).await;
         engine.handle().run_now("made_up").await.expect("it is idle");
         workshop.until(|runs| !runs.is_empty()).await;
         let stopping = tokio::time::Instant::now();
@@ -304,7 +311,7 @@ fn a_slot_that_kills_whoever_runs_it_is_tried_three_times_and_then_the_next_has_
         let workshop = Workshop::new(database).await;
         let hanging = job(EVERY_SECOND, Missed::All, |_| async { std::future::pending().await });
         for attempt in 1..=4_usize {
-            let engine = workshop.start(hanging.registry()).await;
+            let engine = workshop.start_with(Workshop::short_grace(), hanging.registry()).await;
             workshop.until(|runs| runs.len() == attempt).await;
             engine.stop().await;
         }

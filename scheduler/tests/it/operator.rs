@@ -85,6 +85,7 @@ fn runs_that_a_person_asked_for_have_slots_of_their_own_and_are_nobodys_to_catch
         engine.stop().await;
         let (made, count) = counting(RARELY, Missed::All);
         let engine = workshop.start(made.registry()).await;
+        workshop.looks(2).await;
         for _ in 0..3 {
             engine.handle().run_now("made_up").await.expect("it is idle");
             workshop.until(|runs| runs.iter().all(|run| run.finished_at.is_some())).await;

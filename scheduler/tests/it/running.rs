@@ -202,7 +202,7 @@ fn what_a_clock_since_set_back_has_written_stops_no_job() {
                     "INSERT INTO job_runs (job, slot, token, outcome, finished_at) VALUES ('made_up', {slot}, 0, 'succeeded', {slot})"
                 ))
                 .await;
-            let (made, _) = counting(EVERY_SECOND, Missed::Once);
+            let (made, _) = counting(EVERY_SECOND, Missed::All);
             let engine = workshop.start(made.registry()).await;
             workshop.finished(3).await;
             engine.stop().await;
@@ -254,7 +254,7 @@ fn a_run_whose_outcome_cannot_be_written_at_once_is_ended_as_soon_as_it_can() {
                 Ok(json!({"late": true}))
             }
         });
-        let engine = workshop.start(made.registry()).await;
+        let engine = workshop.start_with(Workshop::short_leases(), made.registry()).await;
         engine.handle().run_now("made_up").await.expect("it is idle");
         ready.notified().await;
         // The table is away, but not the lease, which goes on being renewed.

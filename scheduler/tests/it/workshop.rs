@@ -112,10 +112,21 @@ impl Workshop {
     pub(crate) fn options(runner: &str) -> EngineOptions {
         EngineOptions {
             runner: runner.to_owned(),
-            lease: Duration::from_secs(1),
+            // Longer than a busy machine lets a renewal wait.
+            lease: Duration::from_secs(6),
             look: Duration::from_millis(300),
-            grace: Duration::from_millis(300),
+            grace: Duration::from_secs(2),
         }
+    }
+
+    /// With leases that a test can outlive.
+    pub(crate) fn short_leases() -> EngineOptions {
+        EngineOptions { lease: Duration::from_secs(2), ..Self::options("here") }
+    }
+
+    /// Where no run stops when it is told to.
+    pub(crate) fn short_grace() -> EngineOptions {
+        EngineOptions { grace: Duration::from_millis(100), ..Self::options("here") }
     }
 
     pub(crate) async fn start(&self, registry: Registry) -> Engine {
@@ -142,9 +153,9 @@ impl Workshop {
         self.until(|_| looks() >= before + count).await;
     }
 
-    /// Waits until the lease that is held now would have run out, had nobody renewed it.
+    /// Waits until a short lease that is held now would have run out, had nobody renewed it.
     pub(crate) async fn outlive_the_lease(&self) {
-        let end = clock(self.db.reader()).await.expect("the database answers") + TimeDelta::milliseconds(1300);
+        let end = clock(self.db.reader()).await.expect("the database answers") + TimeDelta::milliseconds(2500);
         while clock(self.db.reader()).await.expect("the database answers") < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -280,7 +280,8 @@ fn postgresql_tells_of_a_change_at_once() {
                 desk.sql(&insert("one")).await;
                 best = best.min(waiter.await.expect("no panic") - begun);
             }
-            assert!(best < Duration::from_millis(100), "{best:?}");
+            // Whoever only looks, looks a second after the last one began to wait, and that was 150 ms before.
+            assert!(best < Duration::from_millis(500), "{best:?}");
             end.cancel();
         }
         desk.close().await;

@@ -1,8 +1,11 @@
 //! A desk to work at: one fresh database with the inbox and the processor around it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use billing::{
@@ -58,6 +61,12 @@ impl Desk {
         let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None);
         let rules = IntakeRules::default();
         Self { db, catalog, policy, rules, inbox, nudge, processor, test_db, closed: AtomicBool::new(false) }
+    }
+
+    /// Another pool on the same database, whose callers wait for a connection however busy the machine is.
+    pub(crate) async fn patient_db(&self) -> Db {
+        let options = DbOptions { acquire_timeout: Duration::from_mins(2), ..DbOptions::default() };
+        Db::connect(self.test_db.url(), &options).await.expect("the test's database answers")
     }
 
     pub(crate) fn kind(&self) -> Kind {

@@ -1,6 +1,7 @@
 //! The domain against real databases, and its laws against generated histories.
 
 mod catalogue;
+mod connections;
 mod desk;
 mod expiry;
 mod history;

@@ -137,7 +137,15 @@ impl Db {
 
     async fn begin(&self) -> Result<WriteTx, DbErr> {
         if self.backend != DbBackend::Sqlite {
-            let tx = self.connection.begin_with_options(TransactionOptions::default()).await?;
+            // As a task: whoever gives up while `BEGIN` is on its way would otherwise leave the connection within a transaction that nobody
+            // knows of (sqlx-postgres 0.9 counts a transaction only once it is answered, and takes back only what it counts). The next
+            // statement on that connection would be answered, and never be committed.
+            let connection = self.connection.clone();
+            let beginning =
+                tokio::spawn(async move { connection.begin_with_options(TransactionOptions::default()).await });
+            let tx = beginning.await.map_err(|error| {
+                DbErr::Conn(RuntimeErr::Internal(format!("a transaction could not be begun: {error}")))
+            })??;
             return Ok(WriteTx { tx, _turn: None });
         }
         let turn = Arc::clone(&self.sqlite_writer).lock_owned().await;

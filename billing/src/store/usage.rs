@@ -324,7 +324,9 @@ pub(crate) async fn take(db: &impl ConnectionTrait, taking: Taking<'_>) -> Resul
     let values: Vec<Value> = vec![user.0.into(), amount.into(), key.map(str::to_owned).into(), now.into()];
     if backend == DbBackend::Postgres {
         let statement = Statement::from_sql_and_values(backend, POSTGRES_TAKE, values);
-        return Open::find_by_statement(statement).one(db).await;
+        // All rows, although there is one at most: that waits for the commit. The row alone is sent before it, and before the record is
+        // written, which may yet fail.
+        return Ok(Open::find_by_statement(statement).all(db).await?.pop());
     }
     let clock = inbox::now(backend);
     let sql = format!(

@@ -1,8 +1,11 @@
 //! A desk to work at: one fresh database with the inbox and the processor around it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use billing::{
@@ -66,6 +69,12 @@ impl Desk {
         let (catalog, policy) = (Arc::clone(&self.catalog), Arc::clone(&self.policy));
         self.processor = Processor::new(self.db.clone(), catalog, policy, options, Some(stripe));
         self
+    }
+
+    /// Another pool on the same database, whose callers wait for a connection however busy the machine is.
+    pub(crate) async fn patient_db(&self) -> Db {
+        let options = DbOptions { acquire_timeout: Duration::from_mins(2), ..DbOptions::default() };
+        Db::connect(self.test_db.url(), &options).await.expect("the test's database answers")
     }
 
     pub(crate) fn kind(&self) -> Kind {

@@ -378,7 +378,8 @@ fn a_reset_that_is_cut_off_anywhere_leaves_nobody_out_and_resets_nobody_twice() 
         }
         assert!(cut > 0, "no run was cut off");
         for user in &users {
-            assert_eq!(desk.ledger(*user).await.iter().map(|row| row.used).sum::<i64>(), 6);
+            let ledger = desk.ledger(*user).await;
+            assert_eq!(ledger.iter().map(|row| row.used).sum::<i64>(), 6, "{:?} {ledger:#?}", desk.kind());
         }
         desk.close().await;
     });

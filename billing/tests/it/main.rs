@@ -4,6 +4,7 @@ mod catalogue;
 mod changes;
 mod checkup;
 mod client;
+mod connections;
 mod desk;
 mod expiry;
 mod fake_stripe;

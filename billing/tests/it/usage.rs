@@ -168,10 +168,11 @@ fn a_release_reaches_the_window_it_was_taken_from_while_that_goes_on_and_no_othe
 
 // 200 at once, some with a key that others have as well.
 async fn crowd(desk: &Arc<Desk>, user: UserId, round: usize) -> (i64, HashSet<String>) {
+    let db = desk.patient_db().await;
     let calls = (0..200).map(|number| {
-        let desk = Arc::clone(desk);
+        let (desk, db) = (Arc::clone(desk), db.clone());
         tokio::spawn(async move {
-            let meter = Meter::new(&desk.db, &desk.catalog, &desk.policy);
+            let meter = Meter::new(&db, &desk.catalog, &desk.policy);
             // Every third call is one of a pair.
             let key = (number % 3 == 0).then(|| format!("{round}-{}", number / 6));
             match meter.consume(user, 1, key.as_deref()).await {

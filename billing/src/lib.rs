@@ -13,7 +13,7 @@
 //! - [`mod@apply`]: one event, one world
 //!
 //! Around it:
-//! - [`users`]: what the host asks and tells
+//! - [`users`]: what the host asks and tells; [`subscriptions`]: what an operator asks
 //! - [`reprojection`]: what a changed catalogue changes
 //! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event
 //! - [`db`]: connections and transactions; [`progress`]: how far long work has come
@@ -38,6 +38,7 @@ pub mod samples;
 pub mod signature;
 mod store;
 pub mod stripe;
+pub mod subscriptions;
 pub mod usage;
 pub mod users;
 pub mod world;

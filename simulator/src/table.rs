@@ -45,6 +45,7 @@ impl<T: Row> Table<T> {
         self.rows.iter()
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }

@@ -4,8 +4,11 @@
 
 mod client;
 mod database;
+mod demo;
 mod output;
+mod own_server;
 mod serve;
+mod simulate;
 mod trigger;
 mod users;
 mod webhooks;
@@ -48,6 +51,10 @@ enum Command {
     Migrate(database::Migrate),
     /// Send signed sample events to a running server and show what they changed; needs no Stripe account
     Trigger(trigger::Args),
+    /// Prove that a server ends true to Stripe: months of a simulated Stripe in minutes, with faults, then a comparison
+    Simulate(simulate::Args),
+    /// See it all live: a server and a simulated Stripe together, until Ctrl-C; needs no Stripe account
+    Demo(demo::Args),
     /// Look at the inbox of webhooks, or try some again (works on the database)
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
@@ -93,6 +100,8 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(migrate) => database::migrate(migrate, &config()?).await,
         Command::Trigger(args) => trigger::run(args).await,
+        Command::Simulate(args) => simulate::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Webhooks(webhooks) => webhooks::run(webhooks, &config()?).await,
         Command::Users(users) => users::run(users, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,

@@ -14,6 +14,7 @@ mod health;
 mod observe;
 mod problem;
 mod shapes;
+mod subscriptions;
 mod table;
 mod users;
 mod webhook;
@@ -37,6 +38,7 @@ use self::{
     docs::DocsPage,
     health::HealthApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
+    subscriptions::SubscriptionsApi,
     table::RouteTable,
     users::UsersApi,
     webhook::WebhookApi,
@@ -48,11 +50,11 @@ struct Document;
 
 impl OpenApi for Document {
     fn meta() -> Vec<MetaApi> {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::meta()
+        <(WebhookApi, UsersApi, AdminApi, SubscriptionsApi, HealthApi)>::meta()
     }
 
     fn register(registry: &mut Registry) {
-        <(WebhookApi, UsersApi, AdminApi, HealthApi)>::register(registry);
+        <(WebhookApi, UsersApi, AdminApi, SubscriptionsApi, HealthApi)>::register(registry);
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
@@ -103,7 +105,7 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
         .nest_no_strip("/api/v1/users", mounted(UsersApi(app.clone()), Some(hosts)))
-        .nest_no_strip("/api/v1/admin", mounted(AdminApi(app), Some(operators)))
+        .nest_no_strip("/api/v1/admin", mounted((AdminApi(app.clone()), SubscriptionsApi(app)), Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
         .nest_no_strip("/readyz", mounted(health.clone(), None))
         .nest_no_strip("/metrics", mounted(health, None))

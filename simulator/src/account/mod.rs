@@ -178,12 +178,9 @@ impl Account {
         self.keep(event);
     }
 
-    /// The same change under another id.
-    pub(crate) fn tell_again(&mut self, event: &Event) -> Arc<Event> {
-        let id = self.new_id("evt_1", 23);
-        let twin = event.twin(id);
-        self.events.push_back(Arc::clone(&twin));
-        twin
+    /// Lists an event that somebody else made.
+    pub(crate) fn list(&mut self, event: &Arc<Event>) {
+        self.events.push_back(Arc::clone(event));
     }
 
     fn keep(&mut self, event: Arc<Event>) {

@@ -1,7 +1,5 @@
 //! Products, prices, customers, endpoints.
 
-use serde_json::Value;
-
 use super::{Account, Due, Refusal, When, difference};
 use crate::{
     calendar::Interval,
@@ -202,7 +200,7 @@ impl Account {
 
     /// The metadata of what it is about, for whoever tests.
     #[cfg(test)]
-    pub(crate) fn last_event(&self, event_type: &str) -> Option<Value> {
+    pub(crate) fn last_event(&self, event_type: &str) -> Option<serde_json::Value> {
         let event = self.events_newest_first().find(|event| event.event_type == event_type)?;
         serde_json::from_str(&event.body()).ok()
     }

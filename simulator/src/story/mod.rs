@@ -51,7 +51,9 @@ impl Story {
                 83..97 => Link::Email,
                 _ => Link::Nobody,
             };
-            let email = format!("person{number}@example.com");
+            // Two runs against one server do not share an address.
+            let tag = format!("{number}-{:x}", options.seed);
+            let email = format!("person{tag}@example.com");
             let user = (link != Link::Nobody).then(|| rng.uuid());
             if let Some(id) = &user {
                 // Some hosts write down their user after the payment.
@@ -60,9 +62,9 @@ impl Story {
                 story.users.push(SimulatedUser { id: id.clone(), email: email.clone(), made_at });
             }
             let pays_as = match link {
-                Link::Reference if options.other_addresses && rng.percent(40) => format!("payer{number}@example.org"),
+                Link::Reference if options.other_addresses && rng.percent(40) => format!("payer{tag}@example.org"),
                 // Addresses are compared without regard to case.
-                Link::Email if rng.percent(30) => format!("Person{number}@Example.com"),
+                Link::Email if rng.percent(30) => format!("Person{tag}@Example.com"),
                 _ => email,
             };
             story.people.push(Person::new(user, pays_as, link));

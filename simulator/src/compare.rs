@@ -1,13 +1,10 @@
 //! What the server says, beside what is true.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Debug,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::DateTime;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -51,9 +48,12 @@ struct Found<'f> {
 }
 
 impl Found<'_> {
-    fn check<T: PartialEq + Debug>(&mut self, field: &'static str, here: T, stripe: T) {
+    fn check<T: Serialize>(&mut self, field: &'static str, here: T, stripe: T) {
+        // Compared as they are told: what reads alike is alike.
+        let (here, stripe) = (json!(here), json!(stripe));
         if here != stripe {
-            let (here, stripe) = (format!("{here:?}"), format!("{stripe:?}"));
+            let told = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let (here, stripe) = (told(here), told(stripe));
             self.differences.push(Difference { of: self.of, id: self.id.to_owned(), field, here, stripe });
         }
     }

@@ -120,7 +120,7 @@ impl Stripe {
                 StatusCode::GATEWAY_TIMEOUT.into_response()
             }
             Some(Fault::Limited) => {
-                let mut response = response(self.refuse(Refusal {
+                let mut response = response(self.refuse(&Refusal {
                     status: 429,
                     kind: "invalid_request_error",
                     code: Some("rate_limit"),
@@ -131,7 +131,7 @@ impl Stripe {
                 response.headers_mut().insert("stripe-rate-limited-reason", reason);
                 response
             }
-            Some(Fault::Broken) => response(self.refuse(Refusal {
+            Some(Fault::Broken) => response(self.refuse(&Refusal {
                 status: 500,
                 kind: "api_error",
                 code: None,
@@ -147,10 +147,10 @@ impl Stripe {
         rest::answer(&mut self.world(), &mut locked(&self.0.idempotency), &self.0.key, request)
     }
 
-    fn refuse(&self, refusal: Refusal) -> Reply {
+    fn refuse(&self, refusal: &Refusal) -> Reply {
         let mut world = self.world();
         let request = world.account.begin_request();
-        let body = error_body(&refusal, &request);
+        let body = error_body(refusal, &request);
         let version = world.account.version.to_string();
         Reply { status: refusal.status, body, request, version, at: world.now(), replayed: false }
     }

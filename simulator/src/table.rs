@@ -23,12 +23,11 @@ impl<T> Default for Table<T> {
 impl<T: Row> Table<T> {
     /// Adds one; an id that is there already is replaced where it stands.
     pub(crate) fn insert(&mut self, row: T) {
-        match self.index.get(row.id()) {
-            Some(&at) => self.rows[at] = row,
-            None => {
-                self.index.insert(row.id().to_owned(), self.rows.len());
-                self.rows.push(row);
-            }
+        if let Some(&at) = self.index.get(row.id()) {
+            self.rows[at] = row;
+        } else {
+            self.index.insert(row.id().to_owned(), self.rows.len());
+            self.rows.push(row);
         }
     }
 

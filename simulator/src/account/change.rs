@@ -24,14 +24,22 @@ pub(crate) struct ItemChange {
     pub(crate) deleted: bool,
 }
 
+/// What is to become of collecting payments.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Collection {
+    #[default]
+    AsItIs,
+    Pause(PausedCollection),
+    GoOn,
+}
+
 /// A change of a subscription (docs.stripe.com/api/subscriptions/update).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SubscriptionChange {
     pub(crate) items: Vec<ItemChange>,
     pub(crate) metadata: Metadata,
     pub(crate) end: Option<When>,
-    /// `Some(None)`: collection goes on.
-    pub(crate) pause_collection: Option<Option<PausedCollection>>,
+    pub(crate) collection: Collection,
     /// Ends the trial now.
     pub(crate) end_trial: bool,
 }
@@ -46,8 +54,10 @@ impl Account {
         let mut changed = found.clone();
         let billed = self.change_items(&mut changed, told.items)?;
         merge_metadata(&mut changed.metadata, told.metadata);
-        if let Some(pause) = told.pause_collection {
-            changed.pause_collection = pause;
+        match told.collection {
+            Collection::AsItIs => {}
+            Collection::Pause(pause) => changed.pause_collection = Some(pause),
+            Collection::GoOn => changed.pause_collection = None,
         }
         if let Some(when) = told.end {
             self.schedule(&mut changed, when)?;

@@ -244,7 +244,7 @@ impl Account {
         Ok(())
     }
 
-    /// docs.stripe.com/api/invoices/mark_uncollectible; a subscription that was past due for it is active again.
+    /// Gives an invoice up (`docs.stripe.com/api/invoices/mark_uncollectible`); a subscription that was past due for it is active again.
     pub(crate) fn mark_uncollectible(&mut self, id: &str) -> Result<(), Refusal> {
         let subscription = self.open_invoice(id)?.subscription.clone();
         self.give_up(id);

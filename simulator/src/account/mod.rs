@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use self::agenda::Due;
 pub(crate) use self::{
     billing::{FirstPayment, NewSubscription},
-    change::{ItemChange, SubscriptionChange, When},
+    change::{Collection, ItemChange, SubscriptionChange, When},
     checkout::NewSession,
     people::{CustomerChange, NewPrice},
 };

@@ -267,7 +267,7 @@ fn a_paused_collection_keeps_the_status_and_a_paused_subscription_does_not() {
     let mut scene = scene(ApiVersion::Endive);
     let id = scene.subscribe(|_| {});
     let pause = crate::model::PausedCollection { behavior: "void".into(), resumes_at: Some(a_month() + 2 * DAY) };
-    let change = SubscriptionChange { pause_collection: Some(Some(pause)), ..SubscriptionChange::default() };
+    let change = SubscriptionChange { collection: Collection::Pause(pause), ..SubscriptionChange::default() };
     scene.account.update_subscription(&id, change).expect("done");
     scene.run(a_month() + DAY);
     assert_eq!(scene.status(&id), Status::Active);

@@ -72,7 +72,7 @@ fn refunds(charge: &Charge) -> Value {
         "status": "succeeded",
     });
     let data: Vec<Value> = (charge.refunded > 0).then_some(refund).into_iter().collect();
-    super::embedded(data.clone(), data.len(), &format!("/v1/charges/{}/refunds", charge.id))
+    super::embedded(&data, data.len(), &format!("/v1/charges/{}/refunds", charge.id))
 }
 
 pub(crate) fn dispute(dispute: &Dispute, version: ApiVersion) -> Value {

@@ -127,7 +127,7 @@ pub(crate) fn invoice(account: &Account, invoice: &Invoice, version: ApiVersion)
             "latest_revision": null,
         }),
         json!({
-            "lines": embedded(lines, invoice.lines.len(), &format!("/v1/invoices/{}/lines", invoice.id)),
+            "lines": embedded(&lines, invoice.lines.len(), &format!("/v1/invoices/{}/lines", invoice.id)),
             "livemode": false,
             "metadata": {},
             "next_payment_attempt": invoice.next_attempt.filter(|_| open),

@@ -39,7 +39,7 @@ fn tail(id: &str) -> &str {
 }
 
 /// A list as it is embedded in an object.
-fn embedded(data: Vec<Value>, total: usize, url: &str) -> Value {
+fn embedded(data: &[Value], total: usize, url: &str) -> Value {
     json!({ "object": "list", "has_more": data.len() < total, "data": data, "total_count": total, "url": url })
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn subscription(account: &Account, subscription: &Subscription, versi
             "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
         }),
         json!({
-            "items": embedded(items, subscription.items.len(), &url),
+            "items": embedded(&items, subscription.items.len(), &url),
             "latest_invoice": subscription.invoices.last(),
             "livemode": false,
             "metadata": subscription.metadata,

@@ -1,4 +1,4 @@
-//! `expand[]`: an id is replaced by what it names (docs.stripe.com/api/expanding_objects).
+//! `expand[]`: an id is replaced by what it names (`docs.stripe.com/api/expanding_objects`).
 
 use serde_json::Value;
 

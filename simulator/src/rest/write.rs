@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{params::Params, read};
 use crate::{
     account::{
-        Account, CustomerChange, FirstPayment, ItemChange, NewPrice, NewSession, NewSubscription, Refusal,
+        Account, Collection, CustomerChange, FirstPayment, ItemChange, NewPrice, NewSession, NewSubscription, Refusal,
         SubscriptionChange, When,
     },
     calendar::{DAY, Interval, Unit},
@@ -254,18 +254,18 @@ fn ends(params: &mut Params, now: i64) -> Result<Option<When>, Refusal> {
 
 fn subscription_change(account: &Account, id: &str, mut params: Params) -> Result<SubscriptionChange, Refusal> {
     let end = ends(&mut params, account.now())?;
-    let pause_collection = match (params.take("pause_collection"), params.take("pause_collection[behavior]")) {
+    let collection = match (params.take("pause_collection"), params.take("pause_collection[behavior]")) {
         (_, Some(behavior)) if matches!(behavior.as_str(), "keep_as_draft" | "mark_uncollectible" | "void") => {
             let resumes_at = params.number("pause_collection[resumes_at]")?;
-            Some(Some(PausedCollection { behavior, resumes_at }))
+            Collection::Pause(PausedCollection { behavior, resumes_at })
         }
         (_, Some(_)) => {
             let message =
                 "Invalid pause_collection[behavior]: must be one of keep_as_draft, mark_uncollectible, or void";
             return Err(Refusal::invalid(message, "pause_collection[behavior]"));
         }
-        (Some(_), None) => Some(None),
-        (None, None) => None,
+        (Some(_), None) => Collection::GoOn,
+        (None, None) => Collection::AsItIs,
     };
     let end_trial = match params.take("trial_end").as_deref() {
         None => false,
@@ -280,7 +280,7 @@ fn subscription_change(account: &Account, id: &str, mut params: Params) -> Resul
     if account.subscriptions.get(id).is_none() {
         return Err(Refusal::missing("subscription", id, "id"));
     }
-    Ok(SubscriptionChange { items, metadata, end, pause_collection, end_trial })
+    Ok(SubscriptionChange { items, metadata, end, collection, end_trial })
 }
 
 fn session(account: &mut Account, mut params: Params) -> Result<String, Refusal> {

@@ -2,7 +2,8 @@
 
 use crate::{
     account::{
-        Account, CustomerChange, FirstPayment, ItemChange, NewSession, NewSubscription, SubscriptionChange, When,
+        Account, Collection, CustomerChange, FirstPayment, ItemChange, NewSession, NewSubscription, SubscriptionChange,
+        When,
     },
     calendar::{DAY, HOUR},
     model::{Card, InvoiceStatus, Metadata, NoCard, PausedCollection, Status, Subscription},
@@ -72,7 +73,7 @@ impl Person {
             }
             Status::PastDue | Status::Unpaid if rng.percent(50) => {
                 self.set_card(account, Card::Good);
-                self.pay_open(account, &subscription)
+                Self::pay_open(account, &subscription)
             }
             _ => self.change_something(account, shop, &subscription, rng),
         };
@@ -103,8 +104,8 @@ impl Person {
 
     /// A new subscription, through a checkout or by the API.
     fn subscribe(&mut self, account: &mut Account, shop: &Shop, rng: &mut Rng) {
-        let shelf = if rng.percent(80) { &shop.monthly } else { &shop.yearly };
-        let price = if rng.percent(3) { Some(&shop.addon) } else { rng.pick(shelf) };
+        let prices = if rng.percent(80) { &shop.monthly } else { &shop.yearly };
+        let price = if rng.percent(3) { Some(&shop.addon) } else { rng.pick(prices) };
         let Some(price) = price.cloned() else { return };
         let mut metadata = if self.link == Link::Subscription { self.metadata() } else { Metadata::new() };
         // As hosts do, some write the user wherever they can.
@@ -173,12 +174,12 @@ impl Person {
     fn finish(&self, account: &mut Account, subscription: &Subscription, rng: &mut Rng) -> Done {
         if rng.percent(70) {
             self.set_card(account, Card::Good);
-            return self.pay_open(account, subscription);
+            return Self::pay_open(account, subscription);
         }
         Ok(())
     }
 
-    fn pay_open(&self, account: &mut Account, subscription: &Subscription) -> Done {
+    fn pay_open(account: &mut Account, subscription: &Subscription) -> Done {
         let open = |id: &&String| account.invoices.get(id).is_some_and(|invoice| invoice.status == InvoiceStatus::Open);
         let newest = subscription.invoices.iter().rev().find(open).cloned();
         newest.map_or(Ok(()), |invoice| account.pay_invoice(&invoice))
@@ -197,8 +198,8 @@ impl Person {
         let item = |change: ItemChange| SubscriptionChange { items: vec![change], ..SubscriptionChange::default() };
         match rng.below(100) {
             0..16 => {
-                let shelf = if rng.percent(85) { &shop.monthly } else { &shop.yearly };
-                let price = rng.pick(shelf).cloned();
+                let prices = if rng.percent(85) { &shop.monthly } else { &shop.yearly };
+                let price = rng.pick(prices).cloned();
                 update(account, item(ItemChange { id: first, price, ..ItemChange::default() }))
             }
             16..22 => {
@@ -224,11 +225,11 @@ impl Person {
                 let pause = PausedCollection { behavior: behavior.to_owned(), resumes_at };
                 update(
                     account,
-                    SubscriptionChange { pause_collection: Some(Some(pause)), ..SubscriptionChange::default() },
+                    SubscriptionChange { collection: Collection::Pause(pause), ..SubscriptionChange::default() },
                 )
             }
             60..63 if subscription.pause_collection.is_some() => {
-                update(account, SubscriptionChange { pause_collection: Some(None), ..SubscriptionChange::default() })
+                update(account, SubscriptionChange { collection: Collection::GoOn, ..SubscriptionChange::default() })
             }
             63..66 => account.pause(id),
             66..76 => {
@@ -246,7 +247,7 @@ impl Person {
             82..85 => self.money_back(account, rng),
             85 if self.link != Link::Email => self.leave(account),
             86..89 => update(account, SubscriptionChange { end_trial: true, ..SubscriptionChange::default() }),
-            89 => self.write_off(account, subscription),
+            89 => Self::write_off(account, subscription),
             _ => {
                 // One click after the other.
                 for _ in 0..rng.between(2, 4) {
@@ -286,7 +287,7 @@ impl Person {
     }
 
     /// The host gives up an open invoice, or takes it back.
-    fn write_off(&self, account: &mut Account, subscription: &Subscription) -> Done {
+    fn write_off(account: &mut Account, subscription: &Subscription) -> Done {
         let open = |id: &&String| account.invoices.get(id).is_some_and(|invoice| invoice.status == InvoiceStatus::Open);
         let Some(invoice) = subscription.invoices.iter().rev().find(open).cloned() else { return Ok(()) };
         if subscription.status == Status::PastDue {

@@ -1,6 +1,6 @@
 //! `trueup demo`: everything at once, alive, without an account.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use simulator::{ApiFaults, ApiVersion, Faults, Plan, Progress, Run, RunOptions, Share, Stripe, World, WorldOptions};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     output,
-    own_server::{OwnServer, Wanted},
+    own_server::{OwnServer, Wanted, stop_on_signal},
     simulate::{Bar, KEY},
 };
 
@@ -44,12 +44,7 @@ pub(super) struct Args {
 
 /// `trueup demo …`
 pub(super) async fn run(args: Args) -> Result<ExitCode> {
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        wait_for_signal().await;
-        told.cancel();
-    });
+    let stop = stop_on_signal();
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let listener = TcpListener::bind(&args.api_listen)
         .await
@@ -69,9 +64,9 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         KEY,
         seed,
     );
-    let served = stripe.serve(listener, stop.clone()).context("the simulated Stripe cannot serve")?;
+    let fake = stripe.serve(listener, stop.clone()).context("the simulated Stripe cannot serve")?;
     stripe.set_faults(ApiFaults { most_per_second: Some(100), ..ApiFaults::default() });
-    let api = served.url();
+    let api = fake.url();
     let server = OwnServer::start(Wanted {
         data: args.data.as_deref(),
         listen: Some(&args.listen),
@@ -150,26 +145,15 @@ fn welcome(server: &OwnServer, api: &str, someone: &str, terminal: bool) -> Stri
     );
     if terminal {
         let (api_token, admin_token) = (&target.api_token, &target.admin_token);
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\nFrom another terminal:\n  \
              curl -H 'Authorization: Bearer {api_token}' '{url}/api/v1/users?email={someone}'\n  \
              curl -H 'Authorization: Bearer {admin_token}' '{url}/api/v1/admin/webhooks?limit=5'\n  \
              curl -H 'Authorization: Bearer {admin_token}' '{url}/api/v1/admin/subscriptions?limit=5'\n  \
              DATABASE_URL={} trueup users show {someone}",
             server.database
-        ));
+        );
     }
     text
-}
-
-/// Ctrl-C, or SIGTERM.
-async fn wait_for_signal() {
-    #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = terminate.recv() => return,
-            _ = tokio::signal::ctrl_c() => return,
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }

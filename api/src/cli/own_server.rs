@@ -14,6 +14,7 @@ use tokio::{
     process::{Child, Command},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_mins(1);
@@ -55,17 +56,13 @@ fn random() -> String {
 impl OwnServer {
     /// Starts one and waits until it listens.
     pub(super) async fn start(wanted: Wanted<'_>) -> Result<Self> {
-        let (folder, data) = match wanted.data {
-            Some(data) => {
-                std::fs::create_dir_all(data)
-                    .with_context(|| format!("the folder {} cannot be made", data.display()))?;
-                (None, std::path::absolute(data)?)
-            }
-            None => {
-                let folder = TempDir::with_prefix("trueup-").context("no temporary folder can be made")?;
-                let path = folder.path().to_owned();
-                (Some(folder), path)
-            }
+        let (folder, data) = if let Some(data) = wanted.data {
+            std::fs::create_dir_all(data).with_context(|| format!("the folder {} cannot be made", data.display()))?;
+            (None, std::path::absolute(data)?)
+        } else {
+            let folder = TempDir::with_prefix("trueup-").context("no temporary folder can be made")?;
+            let path = folder.path().to_owned();
+            (Some(folder), path)
         };
         let database =
             wanted.database.map_or_else(|| format!("sqlite://{}", data.join("trueup.db").display()), str::to_owned);
@@ -134,4 +131,26 @@ impl OwnServer {
         }
         let _ = self.child.kill().await;
     }
+}
+
+/// Cancelled by Ctrl-C or SIGTERM: a server of one's own is not left behind.
+pub(super) fn stop_on_signal() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        wait_for_signal().await;
+        told.cancel();
+    });
+    stop
+}
+
+async fn wait_for_signal() {
+    #[cfg(unix)]
+    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = tokio::signal::ctrl_c() => return,
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
 }

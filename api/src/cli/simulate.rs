@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Usage,
     output::{self, Table},
-    own_server::{OwnServer, Wanted},
+    own_server::{OwnServer, Wanted, stop_on_signal},
 };
 use crate::{
     config::{Config, development},
@@ -31,6 +31,7 @@ pub(super) const KEY: &str = "sk_test_simulated";
 
 /// Options of `simulate`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct Args {
     /// How many people there are
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -114,13 +115,7 @@ pub(super) struct Args {
 
 /// `trueup simulate …`
 pub(super) async fn run(args: Args) -> Result<ExitCode> {
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            told.cancel();
-        }
-    });
+    let stop = stop_on_signal();
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let (target, plans) = match &args.against {
         Some(url) => {
@@ -157,19 +152,18 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         most_per_second: Some(100),
     });
     let url = served.url();
-    let (own, target) = match target {
-        Some(target) => (None, target),
-        None => {
-            let own = OwnServer::start(Wanted {
-                database: args.database.as_deref(),
-                stripe: (!args.no_key).then_some((url.as_str(), KEY)),
-                secrets: if args.rotate { 2 } else { 1 },
-                ..Wanted::default()
-            })
-            .await?;
-            let target = own.target.clone();
-            (Some(own), target)
-        }
+    let (own, target) = if let Some(target) = target {
+        (None, target)
+    } else {
+        let own = OwnServer::start(Wanted {
+            database: args.database.as_deref(),
+            stripe: (!args.no_key).then_some((url.as_str(), KEY)),
+            secrets: if args.rotate { 2 } else { 1 },
+            ..Wanted::default()
+        })
+        .await?;
+        let target = own.target.clone();
+        (Some(own), target)
     };
     let result = tokio::select! {
         result = execute(&args, seed, &stripe, target, &stop) => result,
@@ -368,10 +362,10 @@ fn print(report: &Report) -> Result<()> {
         None if repairs => ("–".to_owned(), "not available, or not asked for".to_owned()),
         None => ("0".to_owned(), "not needed".to_owned()),
     };
-    let (figure, note) = job(&report.recovery, report.recovered);
-    row("recovered", figure, note);
-    let (figure, note) = job(&report.reconciliation, report.repaired);
-    row("repaired", figure, note);
+    let (figure, told) = job(&report.recovery, report.recovered);
+    row("recovered", figure, told);
+    let (figure, told) = job(&report.reconciliation, report.repaired);
+    row("repaired", figure, told);
     row("differences left", report.differences.len().to_string(), none());
     let converged = report.converged_after_ms.map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms"));
     let ran = format!("after the last delivery; the run took {} s", report.run_ms / 1000);

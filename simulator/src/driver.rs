@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     delivery::{Delivery, Outbox},
-    host::{Host, HostError},
+    host::Host,
     record::{Entry, Recorder},
     run::{Progress, RunError},
     server::Stripe,
@@ -232,19 +232,7 @@ impl<'p> Driver<'p> {
     /// The host makes the users whose time has come.
     async fn make_users(&mut self, now: i64) -> Result<(), RunError> {
         while let Some(user) = self.users.pop_if(|user| user.made_at <= now) {
-            let deadline = Instant::now() + self.give_up_after;
-            loop {
-                match self.host.make_user(&user).await {
-                    Ok(()) => break,
-                    // A server that is being started anew.
-                    Err(HostError::Unreachable { .. } | HostError::Refused { status: 500.., .. })
-                        if Instant::now() < deadline =>
-                    {
-                        sleep(FIRST_PAUSE).await;
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            self.host.make_user(&user).await?;
             if let Some(recorder) = &mut self.recorder {
                 recorder.write(&Entry::User { user })?;
             }

@@ -11,6 +11,8 @@ use crate::world::SimulatedUser;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a server may be away.
+const AWAY: Duration = Duration::from_mins(1);
 /// How long a job may take.
 const JOB: Duration = Duration::from_mins(5);
 /// Between two looks.
@@ -129,8 +131,24 @@ impl Host {
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
-    /// The body of a good answer, `None` where there is no such thing.
+    /// The body of a good answer, `None` where there is no such thing. A server that is away, or busy, is asked again for a while: it may
+    /// be one that is being killed and started anew on purpose.
     async fn ask(&self, what: &str, request: RequestBuilder) -> Result<Option<Value>, HostError> {
+        let deadline = Instant::now() + AWAY;
+        loop {
+            let Some(again) = request.try_clone() else { return self.ask_once(what, request).await };
+            match self.ask_once(what, again).await {
+                Err(HostError::Unreachable { .. } | HostError::Refused { status: 500.., .. })
+                    if Instant::now() < deadline =>
+                {
+                    sleep(LOOK).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(&self, what: &str, request: RequestBuilder) -> Result<Option<Value>, HostError> {
         let (status, body) = self.send(what, request).await?;
         if status == StatusCode::NOT_FOUND {
             return Ok(None);

@@ -13,7 +13,7 @@
 //! - [`mod@apply`]: one event, one world
 //!
 //! Around it:
-//! - [`users`]: what the host asks and tells
+//! - [`users`]: what the host asks and tells; [`subscriptions`]: what an operator asks
 //! - [`usage`]: counting against an allowance, and what happens by date
 //! - [`overrides`]: tiers that operators give until a date
 //! - [`reprojection`]: what a changed catalogue changes
@@ -54,6 +54,7 @@ pub mod samples;
 pub mod signature;
 mod store;
 pub mod stripe;
+pub mod subscriptions;
 pub mod usage;
 pub mod users;
 pub mod world;

@@ -5,11 +5,14 @@
 mod check;
 mod client;
 mod database;
+mod demo;
 mod emails;
 mod jobs;
 mod output;
+mod own_server;
 mod reconcile;
 mod serve;
+mod simulate;
 mod trigger;
 mod usage;
 mod users;
@@ -54,6 +57,10 @@ enum Command {
     Migrate(database::Migrate),
     /// Send signed sample events to a running server and show what they changed; needs no Stripe account
     Trigger(trigger::Args),
+    /// Prove that a server ends true to Stripe: months of a simulated Stripe in minutes, with faults, then a comparison
+    Simulate(simulate::Args),
+    /// See it all live: a server and a simulated Stripe together, until Ctrl-C; needs no Stripe account
+    Demo(demo::Args),
     /// Look at the inbox of webhooks, or try some again (works on the database)
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
@@ -118,6 +125,8 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(migrate) => database::migrate(migrate, &config()?).await,
         Command::Trigger(args) => trigger::run(args).await,
+        Command::Simulate(args) => simulate::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Webhooks(webhooks) => webhooks::run(webhooks, &config()?).await,
         Command::Users(users) => users::run(users, &config()?).await,
         Command::Jobs(jobs) => jobs::run(jobs, &config()?).await,

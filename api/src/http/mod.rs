@@ -20,6 +20,7 @@ mod problem;
 mod reconciliations;
 mod refresh;
 mod shapes;
+mod subscriptions;
 mod table;
 mod usage;
 mod users;
@@ -49,6 +50,7 @@ use self::{
     problem::{DATABASE, Problem, RETRY_AFTER},
     reconciliations::ReconciliationsApi,
     refresh::RefreshApi,
+    subscriptions::SubscriptionsApi,
     table::RouteTable,
     usage::UsageApi,
     users::UsersApi,
@@ -61,7 +63,7 @@ type Everything = (
     WebhookApi,
     (UsersApi, UsageApi, RefreshApi),
     ChangesApi,
-    (AdminApi, OverridesApi, JobsApi, ReconciliationsApi),
+    (AdminApi, SubscriptionsApi, OverridesApi, JobsApi, ReconciliationsApi),
     HealthApi,
 );
 

@@ -1,0 +1,395 @@
+//! A whole run: the past in minutes, the deliveries with their faults, the comparison, the repairs, and the table of what came of it.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    calendar::DAY,
+    compare::{Compared, Difference, compare},
+    delivery::{Faults, Outbox},
+    driver::{Driver, DriverOptions, Hold, Rotation, real_now},
+    host::{Host, HostError, Inbox, JobRun, Target},
+    model::Metadata,
+    record::{Entry, RecordError, Recorder},
+    server::Stripe,
+    signature,
+};
+
+/// Between two looks at the server's inbox.
+const LOOK: Duration = Duration::from_millis(150);
+/// So many equal looks, and the inbox is settled.
+const SAME: u32 = 4;
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// As for the world.
+    pub seed: u64,
+    /// What befalls the deliveries.
+    pub faults: Faults,
+    /// Virtual seconds in a real one, at most; none: as fast as the server acknowledges.
+    pub speed: Option<f64>,
+    /// Deliveries at once.
+    pub at_once: usize,
+    /// How long a delivery is tried before Stripe gives it up.
+    pub give_up_after: Duration,
+    /// How long to wait for the server to converge while nothing changes any more.
+    pub patience: Duration,
+    /// Whether recovery and reconciliation are asked for where webhooks did not suffice.
+    pub repair: bool,
+    /// Where the deliveries are written down.
+    pub record: Option<PathBuf>,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: &'static str,
+    /// First second of virtual time.
+    pub start: i64,
+    /// Present second of virtual time.
+    pub now: i64,
+    /// Last second of virtual time.
+    pub end: i64,
+    /// Made so far.
+    pub events: u64,
+    /// Acknowledged so far.
+    pub delivered: u64,
+    /// On their way.
+    pub under_way: u64,
+}
+
+/// Why a run broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The server.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Events that happened.
+    pub events: u64,
+    /// Of these told under a second id as well.
+    pub twins: u64,
+    /// Events that never arrived.
+    pub dropped: u64,
+    /// Sent once more.
+    pub sent_twice: u64,
+    /// Overtaken by later ones.
+    pub reordered: u64,
+    /// Hours or days late.
+    pub delayed: u64,
+    /// Attempts.
+    pub attempts: u64,
+    /// Attempts that were not answered 2xx.
+    pub attempts_failed: u64,
+    /// Given up in the end.
+    pub gave_up: u64,
+    /// Answered 2xx.
+    pub delivered: u64,
+    /// Of these stored by the server as new.
+    pub recorded: u64,
+    /// Of these known to the server already.
+    pub duplicates: u64,
+    /// In the server's inbox: applied.
+    pub applied: u64,
+    /// In the server's inbox: not for it to apply.
+    pub skipped: u64,
+    /// In the server's inbox: waiting, for example for a user who never comes.
+    pub pending: u64,
+    /// In the server's inbox: failed for good.
+    pub failed: u64,
+    /// Users compared.
+    pub users: u64,
+    /// Subscriptions compared; none where the server does not list them.
+    pub subscriptions: Option<u64>,
+    /// Subscriptions that the server marks as told ambiguously.
+    pub needs_refresh: Vec<String>,
+    /// Differences after webhooks alone.
+    pub differences_after_webhooks: u64,
+    /// The recovery of missed events, where it was asked for; none: the server has no such job.
+    pub recovery: Option<JobRun>,
+    /// Stored by recovery.
+    pub recovered: Option<u64>,
+    /// Differences after recovery.
+    pub differences_after_recovery: Option<u64>,
+    /// The reconciliation, where it was asked for; none: the server has no such job.
+    pub reconciliation: Option<JobRun>,
+    /// Repaired by reconciliation.
+    pub repaired: Option<u64>,
+    /// What is left.
+    pub differences: Vec<Difference>,
+    /// Slowest acknowledgement, in milliseconds.
+    pub slowest_ack_ms: u64,
+    /// Days of virtual time.
+    pub virtual_days: i64,
+    /// The run up to the last delivery, in milliseconds.
+    pub run_ms: u64,
+    /// From the last delivery until nothing differed, in milliseconds; none where something is left.
+    pub converged_after_ms: Option<u64>,
+}
+
+/// A run that has come to the present, and may go on living.
+#[derive(Debug)]
+pub struct Run<'p> {
+    driver: Driver<'p>,
+    options: RunOptions,
+    begun: (Instant, i64),
+    ran: Duration,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<'p> Run<'p> {
+    /// Connects a simulated Stripe with a server: one endpoint, with the server's first secret.
+    pub fn new(
+        stripe: &Stripe,
+        target: Target,
+        options: RunOptions,
+        progress: &'p (dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<Self, RunError> {
+        let secrets = target.webhook_secrets.clone();
+        let host = Host::new(target)?;
+        let outbox = Outbox::new(options.seed, options.faults);
+        let (endpoint, start) = {
+            let mut world = stripe.world();
+            // The shop was there before the endpoint.
+            for event in world.take_events() {
+                event.set_delivered();
+            }
+            let endpoint = world.account.create_endpoint(
+                host.webhook_url(),
+                vec!["*".to_owned()],
+                secrets.first().cloned(),
+                Some("Trueup".to_owned()),
+                Metadata::new(),
+            );
+            (endpoint, world.now())
+        };
+        let settings =
+            DriverOptions { at_once: options.at_once, give_up_after: options.give_up_after, speed: options.speed };
+        let mut driver = Driver::new(stripe, outbox, host, &settings, progress);
+        driver.rotation = secrets.get(1).map(|secret| Rotation {
+            at: start + (real_now() - start) / 2,
+            endpoint,
+            secret: secret.clone(),
+            overlap: DAY,
+        });
+        driver.recorder = options.record.as_deref().map(Recorder::create).transpose()?;
+        Ok(Self { driver, options, begun: (Instant::now(), start), ran: Duration::ZERO })
+    }
+
+    /// Lets the past pass, up to the present.
+    pub async fn past(&mut self) -> Result<(), RunError> {
+        self.driver.drive(real_now(), Hold::Yes).await?;
+        self.catch_up().await?;
+        self.ran = self.begun.0.elapsed();
+        Ok(())
+    }
+
+    /// Nothing is under way any more, and virtual time is real time.
+    async fn catch_up(&mut self) -> Result<(), RunError> {
+        loop {
+            let now = real_now();
+            self.driver.drive(now, Hold::Yes).await?;
+            self.driver.flush().await?;
+            if real_now() - now <= 1 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until the server does nothing more with its inbox.
+    async fn settle(&mut self) -> Result<Inbox, RunError> {
+        let mut last = Inbox::default();
+        let mut same = 0;
+        loop {
+            let inbox = self.driver.host.inbox().await?;
+            same = if inbox == last && inbox.processing == 0 { same + 1 } else { 0 };
+            last = inbox;
+            if same >= SAME {
+                return Ok(inbox);
+            }
+            let now = self.driver.stripe.world().now();
+            self.driver.tell("waiting for the server", now, now);
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Compares until nothing differs, or nothing has changed for as long as the patience lasts.
+    async fn converge(&mut self) -> Result<(Compared, Inbox), RunError> {
+        let mut last: Option<(Vec<Difference>, Instant)> = None;
+        loop {
+            self.catch_up().await?;
+            let inbox = self.settle().await?;
+            self.catch_up().await?;
+            let (truth, now) = {
+                let world = self.driver.stripe.world();
+                (world.truth(), world.now())
+            };
+            let compared = compare(&self.driver.host, &truth, now).await?;
+            if compared.differences.is_empty() {
+                return Ok((compared, inbox));
+            }
+            match &last {
+                Some((before, since)) if *before == compared.differences => {
+                    if since.elapsed() >= self.options.patience {
+                        return Ok((compared, inbox));
+                    }
+                }
+                _ => last = Some((compared.differences.clone(), Instant::now())),
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Compares everything, asks for repairs where that is wanted, and tells what came of it all.
+    pub async fn finish(&mut self) -> Result<Report, RunError> {
+        let since = Instant::now();
+        let (mut compared, mut inbox) = self.converge().await?;
+        let after_webhooks = compared.differences.len() as u64;
+        let mut recovery = None;
+        let mut after_recovery = None;
+        let mut reconciliation = None;
+        if self.options.repair && after_webhooks > 0 {
+            recovery = self.driver.host.run_job("recover_missed_events").await?;
+            if recovery.is_some() {
+                (compared, inbox) = self.converge().await?;
+                after_recovery = Some(compared.differences.len() as u64);
+            }
+            if !compared.differences.is_empty() {
+                reconciliation = self.driver.host.run_job("reconcile_subscriptions").await?;
+                if reconciliation.is_some() {
+                    (compared, inbox) = self.converge().await?;
+                }
+            }
+        }
+        let converged = compared.differences.is_empty().then(|| millis(since.elapsed()));
+        let (truth, now) = {
+            let world = self.driver.stripe.world();
+            (world.truth(), world.now())
+        };
+        if let Some(recorder) = &mut self.driver.recorder {
+            recorder.write(&Entry::Truth { truth })?;
+            recorder.finish()?;
+        }
+        self.driver.recorder = None;
+        let counted = |run: &Option<JobRun>, key: &str| run.as_ref().and_then(|run| run.report[key].as_u64());
+        let (decided, figures) = (self.driver.outbox.decided, self.driver.figures);
+        Ok(Report {
+            events: decided.events,
+            twins: decided.twins,
+            dropped: decided.dropped,
+            sent_twice: decided.duplicates,
+            reordered: decided.reordered,
+            delayed: decided.delayed,
+            attempts: figures.attempts,
+            attempts_failed: figures.failed,
+            gave_up: figures.gave_up,
+            delivered: figures.delivered,
+            recorded: figures.recorded,
+            duplicates: figures.duplicates,
+            applied: inbox.completed,
+            skipped: inbox.skipped,
+            pending: inbox.pending + inbox.processing,
+            failed: inbox.failed,
+            users: compared.users,
+            subscriptions: compared.subscriptions,
+            needs_refresh: compared.needs_refresh.into_iter().collect(),
+            differences_after_webhooks: after_webhooks,
+            recovered: counted(&recovery, "stored"),
+            recovery,
+            differences_after_recovery: after_recovery,
+            repaired: counted(&reconciliation, "repaired"),
+            reconciliation,
+            differences: compared.differences,
+            slowest_ack_ms: millis(figures.slowest),
+            virtual_days: (now - self.begun.1) / DAY,
+            run_ms: millis(self.ran),
+            converged_after_ms: converged,
+        })
+    }
+
+    /// Lives on in real time until told to stop; `pace` is about how many seconds lie between two acts of one person.
+    pub async fn live(&mut self, pace: i64, stop: &CancellationToken) -> Result<(), RunError> {
+        self.driver.stripe.world().set_pace(pace);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(LOOK) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                done = self.driver.drive(real_now(), Hold::No) => done?,
+            }
+        }
+    }
+}
+
+/// Sends a record again, in its order, one delivery after the other, and compares.
+pub async fn replay(
+    path: &std::path::Path,
+    target: Target,
+    patience: Duration,
+    progress: &(dyn Fn(u64, u64) + Send + Sync),
+) -> Result<Replayed, RunError> {
+    let (entries, truth) = crate::record::read(path)?;
+    let secret = target.webhook_secrets.first().cloned().unwrap_or_default();
+    let host = Host::new(target)?;
+    let total = entries.len() as u64;
+    let mut replayed = Replayed { deliveries: 0, refused: 0, users: 0, differences: Vec::new() };
+    for (done, entry) in (1..).zip(entries) {
+        match entry {
+            Entry::User { user } => {
+                host.make_user(&user).await?;
+                replayed.users += 1;
+            }
+            Entry::Delivery { body, .. } => {
+                let header = signature::header(&[&secret], real_now(), body.as_bytes());
+                let request = host.http.post(host.webhook_url()).header("stripe-signature", header).body(body);
+                replayed.deliveries += 1;
+                if !request.send().await.is_ok_and(|response| response.status().is_success()) {
+                    replayed.refused += 1;
+                }
+            }
+            Entry::Truth { .. } => {}
+        }
+        progress(done, total);
+    }
+    let since = Instant::now();
+    loop {
+        let inbox = host.inbox().await?;
+        let compared = compare(&host, &truth, real_now()).await?;
+        let settled = inbox.processing == 0 && since.elapsed() >= patience;
+        if compared.differences.is_empty() || settled {
+            replayed.differences = compared.differences;
+            return Ok(replayed);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// What came of a record that was sent again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Replayed {
+    /// Deliveries sent.
+    pub deliveries: u64,
+    /// Not answered 2xx.
+    pub refused: u64,
+    /// Users made.
+    pub users: u64,
+    /// What is not as it should be.
+    pub differences: Vec<Difference>,
+}

@@ -1,0 +1,4 @@
+//! Tests of the simulated Stripe over HTTP.
+
+mod api;
+mod deliveries;

@@ -5,6 +5,7 @@
 mod client;
 mod database;
 mod output;
+mod schema;
 mod serve;
 mod trigger;
 mod users;
@@ -46,6 +47,9 @@ enum Command {
     /// Change the database's schema, or look at it
     #[command(subcommand)]
     Migrate(database::Migrate),
+    /// Look whether the database's schema is as it should be, and how its indexes are used
+    #[command(subcommand)]
+    Db(schema::Schema),
     /// Send signed sample events to a running server and show what they changed; needs no Stripe account
     Trigger(trigger::Args),
     /// Look at the inbox of webhooks, or try some again (works on the database)
@@ -92,6 +96,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(migrate) => database::migrate(migrate, &config()?).await,
+        Command::Db(schema) => schema::run(schema, &config()?).await,
         Command::Trigger(args) => trigger::run(args).await,
         Command::Webhooks(webhooks) => webhooks::run(webhooks, &config()?).await,
         Command::Users(users) => users::run(users, &config()?).await,

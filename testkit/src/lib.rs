@@ -6,8 +6,11 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a test is meant to panic where its ground is not as it must be")]
 
+mod roles;
+
 use std::{future::Future, sync::OnceLock};
 
+pub use roles::{Roles, SUPABASE};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use tempfile::TempDir;
 use uuid::Uuid;

@@ -1,5 +1,7 @@
 //! PostgreSQL's catalogue.
 
+use std::collections::BTreeMap;
+
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult, Statement, TransactionTrait,
 };
@@ -83,6 +85,9 @@ struct Row {
     value: String,
 }
 
+/// What stands for the schema's own name in [`READ`]'s answers.
+const SCHEMA: &str = "{schema}";
+
 /// What is expected, and what is there.
 pub(super) async fn catalogues(
     db: &DatabaseConnection,
@@ -91,9 +96,15 @@ pub(super) async fn catalogues(
     #[expect(clippy::disallowed_methods, reason = "PostgreSQL only; the trap is SQLite's")]
     let tx = db.begin().await?;
     let mut actual = read(&tx).await?;
+    let schema: String = one(&tx, "SELECT quote_ident(current_schema()) AS one").await?;
     let expected = scratch(&tx, applied).await;
     tx.rollback().await?;
-    let expected = expected.map_err(VerifyError::Scratch)?;
+    let mut expected = expected.map_err(VerifyError::Scratch)?;
+    for value in actual.values_mut().chain(expected.values_mut()).flat_map(BTreeMap::values_mut) {
+        if value.contains(SCHEMA) {
+            *value = value.replace(SCHEMA, &schema);
+        }
+    }
     // Of the host's functions nothing is expected.
     actual.retain(|key, _| key.kind != Kind::Function || expected.contains_key(key));
     Ok((expected, actual))
@@ -101,13 +112,17 @@ pub(super) async fn catalogues(
 
 /// The schema that the migrations make, in a schema of its own that is never committed.
 async fn scratch(tx: &DatabaseTransaction, applied: &[&str]) -> Result<Catalogue, DbErr> {
-    let sql = "SELECT 'trueup_verify_' || pg_backend_pid() AS name";
-    let row = tx.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
-    let name: String = row.ok_or_else(|| DbErr::Custom("the server has no process id".into()))?.try_get("", "name")?;
+    let name = one(tx, "SELECT 'trueup_verify_' || pg_backend_pid() AS one").await?;
     tx.execute_unprepared(&format!("CREATE SCHEMA {name}")).await?;
     tx.execute_unprepared(&format!("SET LOCAL search_path = {name}")).await?;
     run_migrations(&SchemaManager::new(tx), applied).await?;
     read(tx).await
+}
+
+/// A query's only value.
+async fn one(tx: &DatabaseTransaction, sql: &str) -> Result<String, DbErr> {
+    let row = tx.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound(sql.to_owned()))?.try_get("", "one")
 }
 
 async fn read(tx: &DatabaseTransaction) -> Result<Catalogue, DbErr> {

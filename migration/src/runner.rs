@@ -84,7 +84,7 @@ impl Direction {
 /// and looks again.
 async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
     if db.get_database_backend() == DbBackend::Postgres {
-        let patient = patient(db).await?;
+        let patient = patient(db);
         let lock = lock(&patient).await?;
         let done = direction.go(&patient, steps).await;
         lock.commit().await?;
@@ -107,7 +107,7 @@ async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Optio
 
 /// Two connections to the same database that wait as long as it takes: the build of an index on a large table outlasts every limit that is
 /// right for the statements of a server. One holds the lock, the other works.
-async fn patient(db: &DatabaseConnection) -> Result<DatabaseConnection, DbErr> {
+fn patient(db: &DatabaseConnection) -> DatabaseConnection {
     let given = db.get_postgres_connection_pool();
     let limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"];
     let options = given.connect_options().as_ref().clone().options(limits.map(|limit| (limit, "0")));
@@ -115,7 +115,7 @@ async fn patient(db: &DatabaseConnection) -> Result<DatabaseConnection, DbErr> {
         .max_connections(2)
         .acquire_timeout(given.options().get_acquire_timeout())
         .connect_lazy_with(options);
-    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+    SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
 }
 
 /// Holds the lock until the transaction ends, however long another process takes before.

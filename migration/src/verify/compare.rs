@@ -40,14 +40,15 @@ pub(super) fn compare(expected: &Catalogue, actual: &Catalogue, postgres: bool) 
                     expected: expected.clone(),
                     found: found.to_owned(),
                 };
-                findings.push(sides.finding(key, problem, sides.different(key, attribute, wanted)));
+                let remedy = sides.different(key, attribute, wanted, found);
+                findings.push(sides.finding(key, problem, remedy));
             }
         }
     }
     for (key, found) in actual.iter().filter(|(key, _)| !expected.contains_key(*key)) {
         if sides.is_expected_table(&key.table) {
             findings.push(Finding {
-                note: sides.is_harmless(key, found),
+                note: is_harmless(key, found),
                 ..sides.finding(key, Problem::Unexpected, unexpected(key))
             });
         }
@@ -81,20 +82,6 @@ impl Sides<'_> {
         HOST_TABLES.contains(&table) && made.is_some_and(|made| made == BY_HOST)
     }
 
-    /// Whether something that we do not expect can be left as it is.
-    fn is_harmless(&self, key: &Key, found: &BTreeMap<String, String>) -> bool {
-        let has = |attribute: &str, value: &str| found.get(attribute).is_some_and(|found| found == value);
-        match key.kind {
-            // We leave it out of what we insert.
-            Kind::Column => {
-                !(has("nullable", "no") && has("default", "none")) || HOST_TABLES.contains(&key.table.as_str())
-            }
-            // It may open the table to somebody.
-            Kind::Policy => key.table == USERS || HOST_TABLES.contains(&key.table.as_str()),
-            _ => true,
-        }
-    }
-
     fn missing(&self, key: &Key, wanted: &BTreeMap<String, String>) -> String {
         let get = |attribute: &str| wanted.get(attribute).map_or("", String::as_str);
         let Key { table, name, .. } = key;
@@ -111,19 +98,24 @@ impl Sides<'_> {
             }
             Kind::Constraint => "SQLite cannot add it to a table that exists; restore the database from a backup".to_owned(),
             Kind::Index => self.create_index(get("definition")),
-            Kind::Trigger => get("definition").to_owned(),
-            Kind::Function => get("definition").to_owned(),
+            Kind::Function if get("open to") == "nobody" => {
+                format!("{}; REVOKE ALL ON FUNCTION {name} FROM PUBLIC", get("definition").trim())
+            }
+            Kind::Trigger | Kind::Function => get("definition").to_owned(),
             Kind::Policy => create_policy(key, wanted),
             Kind::Migration | Kind::Role => String::new(),
         }
     }
 
-    fn different(&self, key: &Key, attribute: &str, wanted: &BTreeMap<String, String>) -> String {
+    fn different(&self, key: &Key, attribute: &str, wanted: &BTreeMap<String, String>, found: &str) -> String {
         let Key { table, name, .. } = key;
         let expected = wanted.get(attribute).map_or("", String::as_str);
         match (key.kind, attribute) {
             (Kind::Table, "row-level security") => format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"),
-            (Kind::Table, "open to") => format!("REVOKE ALL ON {name} FROM … (those named)"),
+            (Kind::Table, "open to") if name == USERS || HOST_TABLES.contains(&name.as_str()) => {
+                format!("REVOKE TRUNCATE, REFERENCES, TRIGGER ON {name} FROM {found}")
+            }
+            (Kind::Table, "open to") => format!("REVOKE ALL ON {name} FROM {found}"),
             (Kind::Column, _) if !self.postgres => {
                 "SQLite cannot change a column; restore the database from a backup".to_owned()
             }
@@ -148,7 +140,7 @@ impl Sides<'_> {
             }
             (Kind::Index, _) => format!("DROP INDEX {name}; {expected}"),
             (Kind::Trigger, _) => format!("DROP TRIGGER {name} ON {table}; {expected}"),
-            (Kind::Function, "open to") => format!("REVOKE ALL ON FUNCTION {name} FROM … (those named)"),
+            (Kind::Function, "open to") => format!("REVOKE ALL ON FUNCTION {name} FROM {found}"),
             (Kind::Function, _) => expected.to_owned(),
             (Kind::Policy, _) => format!("DROP POLICY {name} ON {table}; {}", create_policy(key, wanted)),
             (Kind::Table | Kind::Migration | Kind::Role, _) => String::new(),
@@ -187,5 +179,17 @@ fn unexpected(key: &Key) -> String {
         Kind::Trigger => "nothing, if it is yours".to_owned(),
         Kind::Policy => format!("look whom it lets in; DROP POLICY {name} ON {table}"),
         _ => String::new(),
+    }
+}
+
+/// Whether something that we do not expect can be left as it is.
+fn is_harmless(key: &Key, found: &BTreeMap<String, String>) -> bool {
+    let has = |attribute: &str, value: &str| found.get(attribute).is_some_and(|found| found == value);
+    match key.kind {
+        // We leave it out of what we insert.
+        Kind::Column => !(has("nullable", "no") && has("default", "none")) || HOST_TABLES.contains(&key.table.as_str()),
+        // It may open the table to somebody.
+        Kind::Policy => key.table == USERS || HOST_TABLES.contains(&key.table.as_str()),
+        _ => true,
     }
 }

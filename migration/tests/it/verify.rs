@@ -102,9 +102,6 @@ fn each_thing_that_is_broken_is_found_and_its_remedy_heals_it() {
                 let remedy = match (&fault.kind, &fault.problem) {
                     (Of::Policy, Problem::Unexpected) => fault.remedy.rsplit_once("; ").expect("a statement at its end").1.to_owned(),
                     (Of::Column, Problem::Unexpected) => "ALTER TABLE invoices DROP COLUMN theirs".to_owned(),
-                    (Of::Function, Problem::Different { attribute, .. }) if attribute == "open to" => {
-                        fault.remedy.replace("… (those named)", "PUBLIC")
-                    }
                     _ => fault.remedy.clone(),
                 };
                 // CONCURRENTLY wants to be alone.
@@ -114,12 +111,6 @@ fn each_thing_that_is_broken_is_found_and_its_remedy_heals_it() {
                     }
                 } else {
                     run(&db, &remedy).await;
-                }
-            }
-            // A function that comes back may be called by everybody until it is told otherwise.
-            for finding in migration::verify(&db).await.expect("a verdict").findings {
-                if !finding.note && finding.kind == Of::Function {
-                    run(&db, &finding.remedy.replace("… (those named)", "PUBLIC")).await;
                 }
             }
             let verdict = migration::verify(&db).await.expect("a verdict");

@@ -27,6 +27,16 @@ pub enum MigrateError {
         "the database schema could not be migrated: {0}. Whatever is complete was kept, nothing half-done; mend the cause and run `trueup migrate up` again"
     )]
     Database(#[from] DbErr),
+    /// The role may not see what there is.
+    #[error(
+        "the database is there, and the role {role} sees nothing of it: row-level security is on and lets only the tables' owner pass. Connect as {owner}, or let {role} act as it: GRANT {owner} TO {role}"
+    )]
+    Blind {
+        /// Who is connected.
+        role: String,
+        /// Who owns the tables.
+        owner: String,
+    },
 }
 
 /// A migration and whether it is applied.
@@ -51,10 +61,27 @@ pub async fn down(db: &DatabaseConnection, steps: Option<u32>) -> Result<(), Mig
 /// Every migration, oldest first. Writes nothing.
 pub async fn status(db: &DatabaseConnection) -> Result<Vec<State>, MigrateError> {
     let migrations = Migrator::get_migration_with_status_read_only(db).await?;
-    Ok(migrations
+    let states: Vec<State> = migrations
         .iter()
         .map(|m| State { name: m.name().to_owned(), applied: m.status() == MigrationStatus::Applied })
-        .collect())
+        .collect();
+    if states.iter().all(|state| !state.applied) {
+        look_whether_blind(db).await?;
+    }
+    Ok(states)
+}
+
+/// To a role that row-level security keeps out, a full database looks like an empty one.
+async fn look_whether_blind(db: &DatabaseConnection) -> Result<(), MigrateError> {
+    if db.get_database_backend() != DbBackend::Postgres {
+        return Ok(());
+    }
+    let sql = "SELECT quote_ident(current_user) AS role, quote_ident(pg_get_userbyid(relowner)) AS owner FROM pg_class
+        WHERE oid = to_regclass('seaql_migrations') AND row_security_active(oid)";
+    match db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await? {
+        None => Ok(()),
+        Some(row) => Err(MigrateError::Blind { role: row.try_get("", "role")?, owner: row.try_get("", "owner")? }),
+    }
 }
 
 /// How many migrations wait to be applied. Writes nothing.
@@ -84,6 +111,7 @@ impl Direction {
 /// and looks again.
 async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
     if db.get_database_backend() == DbBackend::Postgres {
+        status(db).await?;
         let patient = patient(db);
         let lock = lock(&patient).await?;
         let done = direction.go(&patient, steps).await;

@@ -103,7 +103,7 @@ impl Sides<'_> {
             }
             Kind::Trigger | Kind::Function => get("definition").to_owned(),
             Kind::Policy => create_policy(key, wanted),
-            Kind::Migration | Kind::Role => String::new(),
+            Kind::Migration => String::new(),
         }
     }
 
@@ -143,7 +143,7 @@ impl Sides<'_> {
             (Kind::Function, "open to") => format!("REVOKE ALL ON FUNCTION {name} FROM {found}"),
             (Kind::Function, _) => expected.to_owned(),
             (Kind::Policy, _) => format!("DROP POLICY {name} ON {table}; {}", create_policy(key, wanted)),
-            (Kind::Table | Kind::Migration | Kind::Role, _) => String::new(),
+            (Kind::Table | Kind::Migration, _) => String::new(),
         }
     }
 

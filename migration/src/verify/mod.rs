@@ -42,8 +42,6 @@ pub enum VerifyError {
 pub enum Kind {
     /// A migration.
     Migration,
-    /// The role under which this program is connected.
-    Role,
     /// A table, and who may reach it.
     Table,
     /// A column.
@@ -61,9 +59,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::Migration,
-        Self::Role,
         Self::Table,
         Self::Column,
         Self::Constraint,
@@ -77,7 +74,6 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Migration => "migration",
-            Self::Role => "role",
             Self::Table => "table",
             Self::Column => "column",
             Self::Constraint => "constraint",
@@ -188,7 +184,7 @@ pub async fn verify(db: &DatabaseConnection) -> Result<Verdict, VerifyError> {
         }
         findings.extend(compare::compare(&expected, &actual, postgres));
         if postgres {
-            findings.extend(postgres::roles_and_use(db).await?);
+            findings.extend(postgres::unused(db).await?);
         }
     }
     findings.sort_by(|a, b| (a.note, a.kind, &a.table, &a.name).cmp(&(b.note, b.kind, &b.table, &b.name)));

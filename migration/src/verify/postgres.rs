@@ -135,45 +135,30 @@ async fn read(tx: &DatabaseTransaction) -> Result<Catalogue, DbErr> {
     Ok(catalogue)
 }
 
-/// Tables on which this connection itself is subject to row-level security, and indexes that nothing uses.
-const ROLES_AND_USE: &str = "
-SELECT 'role' AS kind, c.relname::text AS tab, current_user::text AS name, '' AS attribute, c.relname::text AS value
-    FROM pg_class AS c WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relname = 'stripe_webhooks'
-        AND row_security_active(c.oid)
-UNION ALL
-SELECT 'index', s.relname::text, s.indexrelname::text, '', pg_size_pretty(pg_relation_size(s.indexrelid))
-    FROM pg_stat_user_indexes AS s JOIN pg_index AS i ON i.indexrelid = s.indexrelid
-    JOIN pg_stat_user_tables AS t ON t.relid = s.relid
-    WHERE s.schemaname = current_schema() AND s.idx_scan = 0 AND NOT i.indisunique AND t.n_live_tup >= 10000
-        AND (s.indexrelname LIKE 'idx\\_%' OR EXISTS (SELECT FROM settings WHERE name = 'made.index.' || s.indexrelname))";
+/// Indexes of ours on tables of some size that nothing has used yet.
+const UNUSED: &str = "
+SELECT s.relname::text AS tab, s.indexrelname::text AS name, pg_size_pretty(pg_relation_size(s.indexrelid)) AS size
+FROM pg_stat_user_indexes AS s JOIN pg_index AS i ON i.indexrelid = s.indexrelid
+JOIN pg_stat_user_tables AS t ON t.relid = s.relid
+WHERE s.schemaname = current_schema() AND s.idx_scan = 0 AND NOT i.indisunique AND t.n_live_tup >= 10000
+    AND EXISTS (SELECT FROM settings WHERE name = 'made.index.' || s.indexrelname)";
 
-pub(super) async fn roles_and_use(db: &DatabaseConnection) -> Result<Vec<Finding>, DbErr> {
-    let rows = Row::find_by_statement(Statement::from_string(DbBackend::Postgres, ROLES_AND_USE)).all(db).await?;
-    let mut findings = Vec::new();
-    for Row { kind, tab, name, value, .. } in rows {
-        findings.push(if kind == "role" {
-            Finding {
-                kind: Kind::Role,
-                table: tab,
-                problem: Problem::Different {
-                    attribute: "row-level security".to_owned(),
-                    expected: "not subject to it".to_owned(),
-                    found: "sees no rows".to_owned(),
-                },
-                note: false,
-                remedy: format!("connect as the owner of the tables, or: GRANT (the owner) TO {name}"),
-                name,
-            }
-        } else {
-            Finding {
-                kind: Kind::Index,
-                table: tab,
-                problem: Problem::Unused,
-                note: true,
-                remedy: format!("nothing, if its query is still to come; it takes {value}: see `trueup db indexes`"),
-                name,
-            }
-        });
-    }
-    Ok(findings)
+#[derive(FromQueryResult)]
+struct Idle {
+    tab: String,
+    name: String,
+    size: String,
+}
+
+pub(super) async fn unused(db: &DatabaseConnection) -> Result<Vec<Finding>, DbErr> {
+    let idle = Idle::find_by_statement(Statement::from_string(DbBackend::Postgres, UNUSED)).all(db).await?;
+    let note = |Idle { tab, name, size }| Finding {
+        kind: Kind::Index,
+        table: tab,
+        name,
+        problem: Problem::Unused,
+        note: true,
+        remedy: format!("nothing, if its query is still to come; it takes {size}, see `trueup db indexes`"),
+    };
+    Ok(idle.into_iter().map(note).collect())
 }

@@ -115,9 +115,8 @@ async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Optio
         let patient = patient(db);
         let lock = lock(&patient).await?;
         let done = direction.go(&patient, steps).await;
-        lock.commit().await?;
-        patient.close().await?;
-        return Ok(done?);
+        let released = lock.commit().await.and(patient.close().await);
+        return Ok(done.and(released)?);
     }
     let mut tries = 0;
     loop {

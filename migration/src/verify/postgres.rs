@@ -8,7 +8,7 @@ use sea_orm::{
 use sea_orm_migration::prelude::*;
 
 use super::{Catalogue, Finding, Kind, Problem, VerifyError, enter, run_migrations};
-use crate::{dialect::spell, policies::SHARED};
+use crate::policies::SHARED;
 
 /// Everything of the current schema, in names that are not qualified since `search_path` leads to it. What names the schema itself (the
 /// `search_path` that functions are given) is made alike.
@@ -36,7 +36,7 @@ SELECT 'table', t.name, t.name, 'open to', COALESCE(
     FROM tables AS t
 UNION ALL
 SELECT 'table', t.name, t.name, 'made by', CASE WHEN s.name IS NULL THEN 'the host' ELSE 'us' END
-    FROM tables AS t LEFT JOIN settings AS s ON s.name = 'made.table.' || t.name
+    FROM tables AS t LEFT JOIN ({notes}) AS s ON s.name = 'made.table.' || t.name
 UNION ALL
 SELECT 'column', t.name, a.attname::text, v.attribute, v.value
     FROM tables AS t JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -126,7 +126,12 @@ async fn one(tx: &DatabaseTransaction, sql: &str) -> Result<String, DbErr> {
 }
 
 async fn read(tx: &DatabaseTransaction) -> Result<Catalogue, DbErr> {
-    let sql = spell(DbBackend::Postgres, READ).replace("{shared}", SHARED);
+    // Even this table may be missing.
+    let noted = one(
+        tx,
+        "SELECT CASE WHEN to_regclass('settings') IS NULL THEN 'SELECT NULL AS name' ELSE 'SELECT name FROM settings' END AS one",
+    );
+    let sql = READ.replace("{shared}", SHARED).replace("{notes}", &noted.await?);
     let rows = Row::find_by_statement(Statement::from_string(DbBackend::Postgres, sql)).all(tx).await?;
     let mut catalogue = Catalogue::new();
     for Row { kind, tab, name, attribute, value } in rows {
@@ -141,7 +146,7 @@ SELECT s.relname::text AS tab, s.indexrelname::text AS name, pg_size_pretty(pg_r
 FROM pg_stat_user_indexes AS s JOIN pg_index AS i ON i.indexrelid = s.indexrelid
 JOIN pg_stat_user_tables AS t ON t.relid = s.relid
 WHERE s.schemaname = current_schema() AND s.idx_scan = 0 AND NOT i.indisunique AND t.n_live_tup >= 10000
-    AND EXISTS (SELECT FROM settings WHERE name = 'made.index.' || s.indexrelname)";
+    AND s.indexrelname LIKE 'idx\\_%'";
 
 #[derive(FromQueryResult)]
 struct Idle {

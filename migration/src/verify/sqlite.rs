@@ -11,7 +11,7 @@ SELECT 'table' AS kind, m.name AS tab, m.name AS name, 'kind' AS attribute, 'tab
     FROM sqlite_master AS m WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'
 UNION ALL
 SELECT 'table', m.name, m.name, 'made by', CASE WHEN s.name IS NULL THEN 'the host' ELSE 'us' END
-    FROM sqlite_master AS m LEFT JOIN settings AS s ON s.name = 'made.table.' || m.name
+    FROM sqlite_master AS m LEFT JOIN ({notes}) AS s ON s.name = 'made.table.' || m.name
     WHERE m.type = 'table' AND m.name IN ('property_analyses', 'support_chats', 'onboarding_status')
 UNION ALL
 SELECT 'column', m.name, c.name, a.name, CASE a.name WHEN 'type' THEN lower(c.type) WHEN 'nullable' THEN iif(c.\"notnull\", 'no', 'yes')
@@ -41,8 +41,12 @@ pub(super) async fn catalogues(
 }
 
 async fn read(db: &impl ConnectionTrait) -> Result<Catalogue, DbErr> {
+    // Even this table may be missing.
+    let noted = Statement::from_string(DbBackend::Sqlite, "SELECT name FROM sqlite_master WHERE name = 'settings'");
+    let there = db.query_one_raw(noted).await?.is_some();
+    let sql = READ.replace("{notes}", if there { "SELECT name FROM settings" } else { "SELECT NULL AS name" });
     let mut catalogue = Catalogue::new();
-    for row in db.query_all_raw(Statement::from_string(DbBackend::Sqlite, READ)).await? {
+    for row in db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await? {
         let [kind, tab, name, attribute, value] = ["kind", "tab", "name", "attribute", "value"];
         let [kind, tab, name, attribute, value] = [
             row.try_get("", kind)?,

@@ -2,7 +2,7 @@
 //!
 //! On PostgreSQL each is built `CONCURRENTLY`, which blocks no writer and cannot be part of a transaction. A build that was cut off leaves an
 //! index behind that costs writes and serves nothing; it is found by its mark in the catalogue and built anew. Inside a transaction (a scratch
-//! schema, see [`crate::verify`]) nobody else sees the table, and the index is built plainly. `SQLite` has one writer anyway.
+//! schema, see [`mod@crate::verify`]) nobody else sees the table, and the index is built plainly. `SQLite` has one writer anyway.
 
 use std::time::Duration;
 

@@ -2,9 +2,9 @@
 //!
 //! A migration spells every name out itself and never uses the entities: history must not change when they do.
 //!
-//! - [`up`], [`down`], [`status`], [`plan`]: what the command line and the start of the server call
-//! - [`verify`]: the schema of a database, beside the one that these migrations make
-//! - [`usage`]: how large the indexes are, and how often each was used
+//! - [`up`], [`down`], [`status`], [`plan()`]: what the command line and the start of the server call
+//! - [`verify()`]: the schema of a database, beside the one that these migrations make
+//! - [`usage()`]: how large the indexes are, and how often each was used
 //! - one module per migration, in the order of their names
 //! - `dialect`, `indexes`, `policies`, `made`: what migrations are written with
 

@@ -1,5 +1,7 @@
 //! One text for both databases: type and default placeholders that each spells in its own way.
 
+use std::sync::{Mutex, PoisonError};
+
 use sea_orm_migration::{
     prelude::*,
     sea_orm::{ConnectionTrait, DbBackend},
@@ -36,11 +38,39 @@ pub(crate) fn spell(backend: DbBackend, sql: &str) -> String {
     })
 }
 
-/// Runs statements one by one.
+tokio::task_local! {
+    /// Where statements are written down instead of being run, while a plan is made.
+    static WRITTEN_DOWN: Mutex<Vec<String>>;
+}
+
+/// Runs statements one by one. This is how a migration changes a database, and the only way.
 pub(crate) async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
     let db = manager.get_connection();
     for sql in statements {
-        db.execute_unprepared(&spell(manager.get_database_backend(), sql)).await?;
+        let sql = spell(manager.get_database_backend(), sql);
+        if !write_down(&sql) {
+            db.execute_unprepared(&sql).await?;
+        }
     }
     Ok(())
+}
+
+fn write_down(sql: &str) -> bool {
+    let keep = |list: &Mutex<Vec<String>>| list.lock().unwrap_or_else(PoisonError::into_inner).push(sql.to_owned());
+    WRITTEN_DOWN.try_with(keep).is_ok()
+}
+
+/// Whether statements are only written down.
+pub(crate) fn is_planning() -> bool {
+    WRITTEN_DOWN.try_with(|_| ()).is_ok()
+}
+
+/// What `work` would run; it reads, and changes nothing.
+pub(crate) async fn planned(work: impl Future<Output = Result<(), DbErr>>) -> Result<Vec<String>, DbErr> {
+    WRITTEN_DOWN
+        .scope(Mutex::default(), async {
+            work.await?;
+            Ok(WRITTEN_DOWN.with(|list| std::mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner))))
+        })
+        .await
 }

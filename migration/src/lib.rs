@@ -1,21 +1,36 @@
-//! How the schema comes to be, on SQLite and PostgreSQL.
+//! How the schema comes to be, on SQLite and PostgreSQL, and whether a database has it.
 //!
 //! A migration spells every name out itself and never uses the entities: history must not change when they do.
 //!
-//! - [`up`], [`down`], [`status`]: what the command line and the start of the server call
+//! - [`up`], [`down`], [`status`], [`plan()`]: what the command line and the start of the server call
+//! - [`verify()`]: the schema of a database, beside the one that these migrations make
+//! - [`usage()`]: how large the indexes are, and how often each was used
 //! - one module per migration, in the order of their names
+//! - `dialect`, `indexes`, `policies`, `made`: what migrations are written with
 
 mod dialect;
+mod indexes;
 mod m20261124_000001_core;
 mod m20261124_000002_jobs;
 mod m20261124_000003_usage;
 mod m20261124_000004_reconcile;
 mod m20261124_000005_refetch;
 mod m20261124_000006_outbox_and_feed;
+mod m20261124_000007_production_schema;
+mod m20261124_000008_policies;
+mod m20261124_000009_production_indexes;
+mod made;
+mod plan;
+mod policies;
 mod runner;
+mod usage;
+mod verify;
 
+pub use plan::{Plan, Planned, plan};
 pub use runner::{MigrateError, State, down, pending, status, up};
 use sea_orm_migration::prelude::*;
+pub use usage::{IndexUse, UsageError, usage};
+pub use verify::{Finding, Kind, Problem, Verdict, VerifyError, verify};
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -30,6 +45,9 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000004_reconcile::Migration),
             Box::new(m20261124_000005_refetch::Migration),
             Box::new(m20261124_000006_outbox_and_feed::Migration),
+            Box::new(m20261124_000007_production_schema::Migration),
+            Box::new(m20261124_000008_policies::Migration),
+            Box::new(m20261124_000009_production_indexes::Migration),
         ]
     }
 }

@@ -10,9 +10,11 @@
 
 pub mod smtp;
 pub mod stripe;
+mod roles;
 
 use std::{future::Future, sync::OnceLock};
 
+pub use roles::{Roles, SUPABASE};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use tempfile::TempDir;
 use uuid::Uuid;

@@ -1,9 +1,9 @@
-//! Commands that work on the database itself.
+//! Commands that change the schema of the database, and how a command opens the database.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use billing::db::{Blame, Db, blame};
+use billing::db::{Blame, Db, DbOptions, blame};
 use clap::Subcommand;
 
 use super::{
@@ -20,6 +20,9 @@ pub(super) enum Migrate {
         /// At most so many migrations
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         steps: Option<u32>,
+        /// Only print the SQL that would be run
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Take back the last migration; its tables are lost with all they hold
     Down {
@@ -40,7 +43,20 @@ pub(super) enum Migrate {
 /// `trueup migrate …`
 pub(super) async fn migrate(migrate: Migrate, config: &Config) -> Result<ExitCode> {
     match migrate {
-        Migrate::Up { steps } => {
+        Migrate::Up { steps, dry_run: true } => {
+            let db = if config.database_file().is_some_and(|file| !file.exists()) {
+                Db::connect("sqlite::memory:", &DbOptions { max_connections: 1, ..DbOptions::default() }).await?
+            } else {
+                connect(config).await?
+            };
+            let plan = migration::plan(db.reader(), steps).await?;
+            if plan.migrations.is_empty() {
+                output::line(format_args!("-- nothing is pending ({})", config.database_shown()))?;
+            } else {
+                output::line(plan.to_string().trim_end())?;
+            }
+        }
+        Migrate::Up { steps, dry_run: false } => {
             let db = connect(config).await?;
             let before = migration::pending(db.reader()).await?;
             migration::up(db.reader(), steps).await?;
@@ -76,7 +92,11 @@ pub(super) async fn migrate(migrate: Migrate, config: &Config) -> Result<ExitCod
                 table.row([state.name.clone(), if state.applied { "applied" } else { "pending" }.to_owned()]);
             }
             table.print()?;
-            if states.iter().any(|state| !state.applied) {
+            let pending = states.iter().filter(|state| !state.applied).count();
+            if pending > 0 {
+                output::line(format_args!(
+                    "{pending} pending; `trueup migrate up` applies them, with --dry-run it prints their SQL"
+                ))?;
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -93,7 +113,7 @@ pub(super) async fn connect(config: &Config) -> Result<Db> {
 }
 
 /// Connects to a database that is there.
-async fn open(config: &Config) -> Result<Db> {
+pub(super) async fn open(config: &Config) -> Result<Db> {
     if let Some(file) = config.database_file().filter(|file| !file.exists()) {
         bail!(
             "there is no database {} yet; start the server once (`trueup serve`), run this in its folder, or set DATABASE_URL",

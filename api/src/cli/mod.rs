@@ -11,6 +11,7 @@ mod jobs;
 mod output;
 mod own_server;
 mod reconcile;
+mod schema;
 mod serve;
 mod simulate;
 mod trigger;
@@ -55,6 +56,9 @@ enum Command {
     /// Change the database's schema, or look at it
     #[command(subcommand)]
     Migrate(database::Migrate),
+    /// Look whether the database's schema is as it should be, and how its indexes are used
+    #[command(subcommand)]
+    Db(schema::Schema),
     /// Send signed sample events to a running server and show what they changed; needs no Stripe account
     Trigger(trigger::Args),
     /// Prove that a server ends true to Stripe: months of a simulated Stripe in minutes, with faults, then a comparison
@@ -124,6 +128,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(migrate) => database::migrate(migrate, &config()?).await,
+        Command::Db(schema) => schema::run(schema, &config()?).await,
         Command::Trigger(args) => trigger::run(args).await,
         Command::Simulate(args) => simulate::run(args).await,
         Command::Demo(args) => demo::run(args).await,

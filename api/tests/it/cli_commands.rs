@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
+use sea_orm::ConnectionTrait as _;
 use serde_json::Value;
+use testkit::{Kind, TestDb, kinds};
 
 use crate::process_harness::{Ran, Running, run};
 
@@ -181,6 +183,61 @@ async fn the_schema_goes_up_and_down_by_hand_and_down_only_when_it_is_meant() {
     assert!(refused.err.contains("run `trueup migrate up`"), "{refused:?}");
     assert_eq!(migrate(&["up"]).await.code, Some(0));
     assert_eq!(migrate(&["status"]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_dry_run_prints_the_sql_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let ran = run(folder, &[], &["migrate", "up", "--dry-run"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for part in ["BEGIN;", "CREATE TABLE stripe_webhooks", "CREATE TABLE IF NOT EXISTS \"seaql_migrations\"", "COMMIT;"]
+    {
+        assert!(ran.out.contains(part), "`{part}` is missing: {}", ran.out);
+    }
+    assert!(!folder.join("data").exists(), "not even a folder is made");
+    assert_eq!(run(folder, &[], &["migrate", "up"]).await.code, Some(0));
+    let ran = run(folder, &[], &["migrate", "up", "--dry-run"]).await;
+    assert_eq!((ran.code, ran.out.starts_with("-- nothing is pending")), (Some(0), true), "{ran:?}");
+}
+
+#[tokio::test]
+async fn the_schema_is_verified_and_the_use_of_indexes_listed_on_both_databases() {
+    for kind in kinds() {
+        let database = TestDb::migrated(kind).await;
+        let folder = tempfile::tempdir().unwrap();
+        let variables = [("DATABASE_URL", database.url())];
+        let ask = async |arguments: &[&str]| run(folder.path(), &variables, arguments).await;
+        let ran = ask(&["db", "verify"]).await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.out.contains("as expected"), "{ran:?}");
+
+        let connection = database.connect().await;
+        connection.execute_unprepared("DROP INDEX idx_users_last_login").await.unwrap();
+        let ran = ask(&["db", "verify"]).await;
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.out.contains("index idx_users_last_login of users: missing\n  remedy    CREATE INDEX"), "{ran:?}");
+        let ran = ask(&["db", "verify", "--json"]).await;
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        let verdict: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(verdict["as_expected"], false);
+        assert_eq!(
+            (&verdict["findings"][0]["name"], &verdict["findings"][0]["problem"]),
+            (&"idx_users_last_login".into(), &"missing".into())
+        );
+
+        let ran = ask(&["db", "indexes"]).await;
+        if kind == Kind::Sqlite {
+            assert_eq!(ran.code, Some(2), "{ran:?}");
+            assert!(ran.err.contains("SQLite does not count"), "{ran:?}");
+            continue;
+        }
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.out.contains("idx_stripe_webhooks_failed"), "{ran:?}");
+        let ran = ask(&["db", "indexes", "--unused", "--json"]).await;
+        let unused: Value = serde_json::from_str(&ran.out).unwrap();
+        assert!(unused.as_array().unwrap().iter().all(|index| index["scans"] == 0 && index["is_unique"] == false));
+    }
 }
 
 #[tokio::test]

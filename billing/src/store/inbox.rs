@@ -1,5 +1,7 @@
 //! The inbox's statements, bound and read, whichever database is beneath.
 
+use std::collections::HashSet;
+
 use entity::{
     Time,
     enums::EventSource,
@@ -91,20 +93,37 @@ pub(super) async fn execute(db: &impl ConnectionTrait, sql: &str, values: Vec<Va
     Ok(db.execute_raw(statement).await?.rows_affected())
 }
 
-/// Stores events whose ids are distinct and sorted; returns the ids that were not there yet.
+/// Stores events whose ids are distinct and sorted; returns the ids that were not there yet, or only in rows that nobody vouched for.
 pub(crate) async fn insert(db: &impl ConnectionTrait, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
+    let every: Vec<&NewEvent> = events.iter().collect();
+    let mut recorded = write_events(db, (postgres::INSERT, sqlite::INSERT), &every).await?;
+    if recorded.len() < events.len() {
+        let is_new: HashSet<&str> = recorded.iter().map(String::as_str).collect();
+        let known: Vec<&NewEvent> = events.iter().filter(|event| !is_new.contains(event.event_id.as_str())).collect();
+        let taken_over = write_events(db, (postgres::TAKE_OVER, sqlite::TAKE_OVER), &known).await?;
+        recorded.extend(taken_over);
+    }
+    Ok(recorded)
+}
+
+/// Runs one of the statements that write events; returns the ids of those it wrote.
+async fn write_events(
+    db: &impl ConnectionTrait,
+    (postgres, sqlite): (&str, &str),
+    events: &[&NewEvent],
+) -> Result<Vec<String>, DbErr> {
     let backend = db.get_database_backend();
     let statement = if backend == DbBackend::Postgres {
-        Statement::from_sql_and_values(backend, postgres::INSERT, columns(events))
+        Statement::from_sql_and_values(backend, postgres, columns(events))
     } else {
-        Statement::from_sql_and_values(backend, sqlite::INSERT, [document(&events)?])
+        Statement::from_sql_and_values(backend, sqlite, [document(&events)?])
     };
     db.query_all_raw(statement).await?.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
 /// Turns rows into one array for each column. This copies each payload, once: the driver's arrays own their texts, and the rows are
 /// still needed should the statement fail.
-fn columns(events: &[NewEvent]) -> Vec<Value> {
+fn columns(events: &[&NewEvent]) -> Vec<Value> {
     let texts = |of: fn(&NewEvent) -> &str| text_array(events.iter().map(|event| of(event).to_owned()));
     vec![
         uuid_array(events.iter().map(|event| event.id)),

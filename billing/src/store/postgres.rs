@@ -18,6 +18,23 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::te
 ON CONFLICT (event_id) DO NOTHING
 RETURNING event_id";
 
+/// A row that SQL put there (nobody vouches for it, and nobody applies it) must not stand in the way of the event itself: once that is
+/// delivered and verified, the row is the event's, as if it had been recorded now.
+pub(crate) const TAKE_OVER: &str = "
+UPDATE stripe_webhooks AS w
+SET event_type = t.event_type, payload = t.payload::jsonb, payload_bytes = t.bytes,
+    processing_status = CASE WHEN t.skipped = '' THEN 'pending' ELSE 'skipped' END, processed = t.skipped <> '',
+    processing_attempts = 0, processing_error = nullif(t.skipped, ''), processing_error_details = NULL, error_fingerprint = NULL,
+    processed_at = CASE WHEN t.skipped <> '' THEN now() END, stripe_customer_id = nullif(t.customer, ''),
+    stripe_created_at = CASE WHEN t.created >= 0 THEN to_timestamp(t.created) END, api_version = nullif(t.api_version, ''),
+    signature_verified = true, livemode = t.livemode, account = nullif(t.account, ''), source = t.source,
+    next_attempt_at = now(), updated_at = now()
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bigint[], $9::text[],
+    $10::boolean[], $11::text[], $12::text[])
+    AS t (id, event_id, event_type, payload, bytes, skipped, customer, created, api_version, livemode, account, source)
+WHERE w.event_id = t.event_id AND NOT w.signature_verified
+RETURNING w.event_id";
+
 pub(crate) const CLAIM: &str = "
 WITH due AS (
     SELECT id, payload_bytes, next_attempt_at FROM stripe_webhooks

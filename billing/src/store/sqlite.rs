@@ -18,6 +18,24 @@ FROM json_each($1) WHERE true
 ON CONFLICT (event_id) DO NOTHING
 RETURNING event_id";
 
+/// See the other database's.
+pub(crate) const TAKE_OVER: &str = "
+UPDATE stripe_webhooks
+SET event_type = t.value ->> '$.event_type', payload = t.value ->> '$.payload', payload_bytes = t.value ->> '$.bytes',
+    processing_status = CASE WHEN t.value ->> '$.skipped' = '' THEN 'pending' ELSE 'skipped' END, processed = t.value ->> '$.skipped' <> '',
+    processing_attempts = 0, processing_error = nullif(t.value ->> '$.skipped', ''), processing_error_details = NULL,
+    error_fingerprint = NULL,
+    processed_at = CASE WHEN t.value ->> '$.skipped' <> '' THEN strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now') END,
+    stripe_customer_id = nullif(t.value ->> '$.customer', ''),
+    stripe_created_at = CASE WHEN t.value ->> '$.created' >= 0
+        THEN strftime('%Y-%m-%dT%H:%M:%S+00:00', t.value ->> '$.created', 'unixepoch') END,
+    api_version = nullif(t.value ->> '$.api_version', ''), signature_verified = 1, livemode = t.value ->> '$.livemode',
+    account = nullif(t.value ->> '$.account', ''), source = t.value ->> '$.source',
+    next_attempt_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'), updated_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
+FROM json_each($1) AS t
+WHERE stripe_webhooks.event_id = t.value ->> '$.event_id' AND NOT signature_verified
+RETURNING event_id";
+
 pub(crate) const CLAIM: &str = "
 UPDATE stripe_webhooks
 SET processing_status = 'processing', claimed_by = $3, claim_token = $4,

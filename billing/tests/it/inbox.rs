@@ -75,6 +75,29 @@ fn what_is_not_ours_is_stored_and_skipped_with_the_reason_and_can_be_applied_onc
 }
 
 #[test]
+fn an_event_that_sql_put_there_first_is_applied_once_it_is_delivered_and_verified() {
+    on_each(|test_db| async {
+        let desk = Desk::new(test_db).await;
+        desk.put(user_id(1), "a@example.com").await;
+        let forged = "INSERT INTO stripe_webhooks (event_id, event_type, payload, processing_status, processed, processing_error, processed_at)
+            VALUES ('evt_1', 'customer.subscription.deleted', '{}', 'completed', true, 'x', CURRENT_TIMESTAMP)";
+        desk.sql(forged).await;
+        desk.sql(&forged.replace("evt_1", "evt_2")).await;
+        assert_eq!(desk.work().await.events(), 0);
+        assert_eq!(desk.deliver(&update("evt_1")).await, Receipt::Recorded);
+        assert_eq!(desk.deliver(&update("evt_1")).await, Receipt::Duplicate);
+        assert_eq!(desk.work().await.events(), 1, "and what nobody delivered is left alone");
+        assert_eq!(desk.standing(user_id(1)).await, "pro active access");
+        let row = desk.event("evt_1").await;
+        assert_eq!((row.event_type.as_str(), row.processing_attempts), ("customer.subscription.updated", 1));
+        assert!(row.signature_verified && row.processed && row.payload_bytes > 100, "{row:?}");
+        assert_eq!(row.processing_error, None);
+        assert!(!desk.event("evt_2").await.signature_verified);
+        desk.close().await;
+    });
+}
+
+#[test]
 fn an_event_the_database_cannot_hold_is_refused_and_takes_no_neighbour_along() {
     on_each(|test_db| async {
         let desk = Arc::new(Desk::new(test_db).await);

@@ -1,0 +1,195 @@
+//! Two catalogues, side by side.
+
+use std::collections::BTreeMap;
+
+use super::{Catalogue, Finding, Key, Kind, Problem};
+
+/// Tables of the host: it may have made them, and may do with them what it likes.
+const HOST_TABLES: [&str; 3] = ["property_analyses", "support_chats", "onboarding_status"];
+
+/// The host shares this one with us.
+const USERS: &str = "users";
+
+/// Attribute of a table that says whether our migrations made it.
+pub(super) const MADE: &str = "made by";
+/// Its value where the host did.
+pub(super) const BY_HOST: &str = "the host";
+
+struct Sides<'a> {
+    expected: &'a Catalogue,
+    actual: &'a Catalogue,
+    postgres: bool,
+}
+
+pub(super) fn compare(expected: &Catalogue, actual: &Catalogue, postgres: bool) -> Vec<Finding> {
+    let sides = Sides { expected, actual, postgres };
+    let mut findings = Vec::new();
+    for (key, wanted) in expected {
+        let Some(found) = actual.get(key) else {
+            // A table that is missing is told once.
+            if key.kind == Kind::Table || sides.has_table(&key.table) {
+                findings.push(sides.finding(key, Problem::Missing, sides.missing(key, wanted)));
+            }
+            continue;
+        };
+        for (attribute, expected) in wanted.iter().filter(|(attribute, _)| *attribute != MADE) {
+            let found = found.get(attribute).map_or("", String::as_str);
+            if expected != found {
+                let problem = Problem::Different {
+                    attribute: attribute.clone(),
+                    expected: expected.clone(),
+                    found: found.to_owned(),
+                };
+                let remedy = sides.different(key, attribute, wanted, found);
+                findings.push(sides.finding(key, problem, remedy));
+            }
+        }
+    }
+    for (key, found) in actual.iter().filter(|(key, _)| !expected.contains_key(*key)) {
+        if sides.is_expected_table(&key.table) {
+            findings.push(Finding {
+                note: is_harmless(key, found),
+                ..sides.finding(key, Problem::Unexpected, unexpected(key))
+            });
+        }
+    }
+    findings
+}
+
+impl Sides<'_> {
+    fn finding(&self, key: &Key, problem: Problem, remedy: String) -> Finding {
+        let Key { kind, table, name } = key.clone();
+        let table = if kind == Kind::Table { String::new() } else { table };
+        Finding { kind, table, name, problem, note: self.is_hosts(&key.table), remedy }
+    }
+
+    fn table<'c>(catalogue: &'c Catalogue, table: &str) -> Option<&'c BTreeMap<String, String>> {
+        catalogue.get(&Key { kind: Kind::Table, table: table.to_owned(), name: table.to_owned() })
+    }
+
+    /// True also for what belongs to no table.
+    fn has_table(&self, table: &str) -> bool {
+        table.is_empty() || Self::table(self.actual, table).is_some()
+    }
+
+    fn is_expected_table(&self, table: &str) -> bool {
+        Self::table(self.expected, table).is_some()
+    }
+
+    /// A table that the host made is the host's to shape.
+    fn is_hosts(&self, table: &str) -> bool {
+        let made = Self::table(self.actual, table).and_then(|attributes| attributes.get(MADE));
+        HOST_TABLES.contains(&table) && made.is_some_and(|made| made == BY_HOST)
+    }
+
+    fn missing(&self, key: &Key, wanted: &BTreeMap<String, String>) -> String {
+        let get = |attribute: &str| wanted.get(attribute).map_or("", String::as_str);
+        let Key { table, name, .. } = key;
+        match key.kind {
+            Kind::Table => "restore it from a backup; to begin anew: `trueup migrate down` as far as the migration that makes it, then `trueup migrate up`".to_owned(),
+            Kind::Column => {
+                let default = get("default");
+                let default = if default == "none" { String::new() } else { format!(" DEFAULT {default}") };
+                let null = if get("nullable") == "no" { " NOT NULL" } else { "" };
+                format!("ALTER TABLE {table} ADD COLUMN {name} {}{null}{default}", get("type"))
+            }
+            Kind::Constraint if self.postgres => {
+                format!("ALTER TABLE {table} ADD CONSTRAINT {name} {}", get("definition"))
+            }
+            Kind::Constraint => "SQLite cannot add it to a table that exists; restore the database from a backup".to_owned(),
+            Kind::Index => self.create_index(get("definition")),
+            Kind::Function if get("open to") == "nobody" => {
+                format!("{}; REVOKE ALL ON FUNCTION {name} FROM PUBLIC", get("definition").trim())
+            }
+            Kind::Trigger | Kind::Function => get("definition").to_owned(),
+            Kind::Policy => create_policy(key, wanted),
+            Kind::Migration => String::new(),
+        }
+    }
+
+    fn different(&self, key: &Key, attribute: &str, wanted: &BTreeMap<String, String>, found: &str) -> String {
+        let Key { table, name, .. } = key;
+        let expected = wanted.get(attribute).map_or("", String::as_str);
+        match (key.kind, attribute) {
+            (Kind::Table, "row-level security") => format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"),
+            (Kind::Table, "open to") if name == USERS || HOST_TABLES.contains(&name.as_str()) => {
+                format!("REVOKE TRUNCATE, REFERENCES, TRIGGER ON {name} FROM {found}")
+            }
+            (Kind::Table, "open to") => format!("REVOKE ALL ON {name} FROM {found}"),
+            (Kind::Column, _) if !self.postgres => {
+                "SQLite cannot change a column; restore the database from a backup".to_owned()
+            }
+            (Kind::Column, "type") => format!("ALTER TABLE {table} ALTER COLUMN {name} TYPE {expected}"),
+            (Kind::Column, "nullable") => {
+                format!(
+                    "ALTER TABLE {table} ALTER COLUMN {name} {} NOT NULL",
+                    if expected == "no" { "SET" } else { "DROP" }
+                )
+            }
+            (Kind::Column, _) if expected == "none" => format!("ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT"),
+            (Kind::Column, _) => format!("ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {expected}"),
+            (Kind::Constraint, "validated") => format!("ALTER TABLE {table} VALIDATE CONSTRAINT {name}"),
+            (Kind::Constraint, _) => {
+                format!(
+                    "ALTER TABLE {table} DROP CONSTRAINT {name}; ALTER TABLE {table} ADD CONSTRAINT {name} {expected}"
+                )
+            }
+            (Kind::Index, "valid") => format!("REINDEX INDEX CONCURRENTLY {name}"),
+            (Kind::Index, _) if self.postgres => {
+                format!("DROP INDEX CONCURRENTLY {name}; {}", self.create_index(expected))
+            }
+            (Kind::Index, _) => format!("DROP INDEX {name}; {expected}"),
+            (Kind::Trigger, _) => format!("DROP TRIGGER {name} ON {table}; {expected}"),
+            (Kind::Function, "open to") => format!("REVOKE ALL ON FUNCTION {name} FROM {found}"),
+            (Kind::Function, _) => expected.to_owned(),
+            (Kind::Policy, _) => format!("DROP POLICY {name} ON {table}; {}", create_policy(key, wanted)),
+            (Kind::Table | Kind::Migration, _) => String::new(),
+        }
+    }
+
+    fn create_index(&self, definition: &str) -> String {
+        if self.postgres { definition.replacen("INDEX ", "INDEX CONCURRENTLY ", 1) } else { definition.to_owned() }
+    }
+}
+
+fn create_policy(key: &Key, wanted: &BTreeMap<String, String>) -> String {
+    let get = |attribute: &str| wanted.get(attribute).map_or("", String::as_str);
+    let check = match get("with check") {
+        "none" => String::new(),
+        check => format!(" WITH CHECK ({check})"),
+    };
+    format!(
+        "CREATE POLICY {} ON {} FOR {} TO {} USING ({}){check}",
+        key.name,
+        key.table,
+        get("for"),
+        get("to"),
+        get("using")
+    )
+}
+
+fn unexpected(key: &Key) -> String {
+    let Key { table, name, .. } = key;
+    match key.kind {
+        Kind::Column => format!(
+            "nothing, if it is yours and may be left out of an insert; else give it a default: ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT …"
+        ),
+        Kind::Constraint => "nothing, if it is yours and forbids nothing that we write".to_owned(),
+        Kind::Index => format!("nothing, if it is yours and worth what it costs each write; else DROP INDEX {name}"),
+        Kind::Trigger => "nothing, if it is yours".to_owned(),
+        Kind::Policy => format!("look whom it lets in; DROP POLICY {name} ON {table}"),
+        _ => String::new(),
+    }
+}
+
+/// Whether something that we do not expect can be left as it is.
+fn is_harmless(key: &Key, found: &BTreeMap<String, String>) -> bool {
+    let has = |attribute: &str, value: &str| found.get(attribute).is_some_and(|found| found == value);
+    match key.kind {
+        // We leave it out of what we insert.
+        Kind::Column => !(has("nullable", "no") && has("default", "none")) || HOST_TABLES.contains(&key.table.as_str()),
+        // It may open the table to somebody.
+        Kind::Policy => key.table == USERS || HOST_TABLES.contains(&key.table.as_str()),
+        _ => true,
+    }
+}

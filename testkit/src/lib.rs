@@ -8,9 +8,9 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a test is meant to panic where its ground is not as it must be")]
 
+mod roles;
 pub mod smtp;
 pub mod stripe;
-mod roles;
 
 use std::{future::Future, sync::OnceLock};
 

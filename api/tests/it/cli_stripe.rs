@@ -98,8 +98,8 @@ async fn reconcile_finds_no_drift_where_there_is_none() {
 async fn recover_stores_what_is_lacking() {
     let desk = Desk::new().await;
     let at = Utc::now().timestamp() - 1800;
-    let lost = event("evt_lost", "customer.subscription.updated", at, ApiVersion::LATEST, subscription(1), None);
-    desk.stripe.list("/v1/events", vec![lost]);
+    let missed = event("evt_lost", "customer.subscription.updated", at, ApiVersion::LATEST, subscription(1), None);
+    desk.stripe.list("/v1/events", vec![missed]);
     let first = desk.run(&["recover"]).await;
     assert!(first.code == Some(0) && first.out.contains("no cursor yet"), "{first:?}");
     let report = desk.json(&["recover", "--since", "1h", "--json"], 0).await;

@@ -79,7 +79,8 @@ fn a_job_is_run_now_and_its_history_tells_what_came_of_it() {
         );
         let run = over(&server).await;
         let report = json!({
-            "released": 0, "rescued": 0, "recovered": 0, "parked": 0, "retried": 0, "failed": 0, "skipped": 0
+            "released": 0, "rescued": 0, "recovered": 0, "parked": 0, "retried": 0, "failed": 0, "skipped": 0,
+            "refetched": null,
         });
         assert_eq!(
             run,

@@ -84,6 +84,9 @@ fn every_entity_can_be_read_from_the_schema_that_migrations_make() {
         assert!(entity::invoices::Entity::find().all(&db).await.expect("invoices").is_empty());
         assert!(entity::entitlement_changes::Entity::find().all(&db).await.expect("entitlement_changes").is_empty());
         assert!(entity::settings::Entity::find().all(&db).await.expect("settings").is_empty());
+        assert!(entity::usage_periods::Entity::find().all(&db).await.expect("usage_periods").is_empty());
+        assert!(entity::usage_records::Entity::find().all(&db).await.expect("usage_records").is_empty());
+        assert!(entity::tier_overrides::Entity::find().all(&db).await.expect("tier_overrides").is_empty());
         assert!(entity::email_outbox::Entity::find().all(&db).await.expect("email_outbox").is_empty());
     });
 }

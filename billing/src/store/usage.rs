@@ -396,11 +396,8 @@ pub(crate) async fn state(
     hold: Hold,
 ) -> Result<Option<State>, DbErr> {
     let backend = db.get_database_backend();
-    let clock = if backend == DbBackend::Postgres {
-        "COALESCE($3::timestamptz, clock_timestamp())"
-    } else {
-        "COALESCE($3, strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'))"
-    };
+    let given = if backend == DbBackend::Postgres { "$3::timestamptz" } else { "$3" };
+    let clock = format!("COALESCE({given}, {})", inbox::now(backend));
     if hold == Hold::User && backend == DbBackend::Postgres {
         // First, and alone: whoever waits for a row sees the others as they were before the wait.
         let lock = "SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE";

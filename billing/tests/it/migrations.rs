@@ -88,6 +88,9 @@ fn every_entity_can_be_read_from_the_schema_that_migrations_make() {
         assert!(entity::job_settings::Entity::find().all(&db).await.expect("job_settings").is_empty());
         // Migrations note there what they made.
         entity::settings::Entity::find().all(&db).await.expect("settings");
+        assert!(entity::usage_periods::Entity::find().all(&db).await.expect("usage_periods").is_empty());
+        assert!(entity::usage_records::Entity::find().all(&db).await.expect("usage_records").is_empty());
+        assert!(entity::tier_overrides::Entity::find().all(&db).await.expect("tier_overrides").is_empty());
         assert!(entity::email_outbox::Entity::find().all(&db).await.expect("email_outbox").is_empty());
         assert!(entity::reconciliations::Entity::find().all(&db).await.expect("reconciliations").is_empty());
         assert!(entity::reconciliation_drifts::Entity::find().all(&db).await.expect("drifts").is_empty());

@@ -5,4 +5,5 @@ mod operator;
 mod outbox_and_retention;
 mod retry;
 mod running;
+mod usage_jobs;
 mod workshop;

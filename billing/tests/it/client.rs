@@ -79,6 +79,17 @@ async fn every_call_bears_the_key_the_version_and_our_name() {
     assert!(asked.headers["user-agent"].starts_with("trueup/"));
 }
 
+/// Complaint 27: for an event of a Connect account the platform was asked, which knows no such subscription.
+#[tokio::test]
+async fn where_a_connect_account_is_served_it_is_its_objects_that_are_asked_for() {
+    let fake = fake().await;
+    let (client, _) = client_at(&fake.url(), ClientOptions { account: Some("acct_1".to_owned()), ..options() });
+    client.get(&subscription(), Lane::Live).await.expect("it is there");
+    self::client(&fake).get(&subscription(), Lane::Live).await.expect("it is there");
+    let accounts: Vec<_> = fake.asked().iter().map(|asked| asked.headers.get("stripe-account").cloned()).collect();
+    assert_eq!(accounts, [Some("acct_1".to_owned()), None]);
+}
+
 #[tokio::test]
 async fn a_list_is_walked_page_by_page_whatever_the_status_of_its_objects() {
     let fake = FakeStripe::start().await;

@@ -1,1 +1,3 @@
 //! The scheduler against real databases.
+
+mod stripe_jobs;

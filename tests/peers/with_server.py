@@ -1,7 +1,8 @@
 """with_server.py COMMAND…: runs a command beside a fresh server.
 
 The server is TRUEUP_BIN with an empty SQLite database in a temporary directory, on a free port of 127.0.0.1. The command
-finds it by PEERS_URL, PEERS_SECRETS, PEERS_API_TOKEN and PEERS_ADMIN_TOKEN. Afterwards the server must end with exit code
+finds it by PEERS_URL, PEERS_SECRETS, PEERS_API_TOKEN and PEERS_ADMIN_TOKEN, and what it works with by PEERS_DATABASE_URL and
+PEERS_CONFIG. Afterwards the server must end with exit code
 0 on SIGTERM, and its log must hold none of its secrets.
 """
 
@@ -127,6 +128,8 @@ def main():
                 "PEERS_SECRETS": ",".join(both),
                 "PEERS_API_TOKEN": server.private["TRUEUP_API_TOKEN"],
                 "PEERS_ADMIN_TOKEN": server.private["TRUEUP_ADMIN_TOKEN"],
+                "PEERS_DATABASE_URL": f"sqlite://{server.directory}/trueup.db",
+                "PEERS_CONFIG": str(server.directory / "trueup.toml"),
             }
             status = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
             checks.check(server.process.poll() is None, "still runs after all that", "it has ended")

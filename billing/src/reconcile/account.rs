@@ -23,8 +23,9 @@ pub(super) struct Whose(Option<String>);
 pub(crate) async fn account_of_key(stripe: &dyn Stripe) -> Result<Option<String>, StripeError> {
     match account_id(stripe, Lane::Background).await {
         Ok(account) => Ok(Some(account)),
-        // A restricted key need not have this permission, and not everything that speaks like Stripe has accounts.
-        Err(StripeError::Permission { .. } | StripeError::Missing { .. }) => Ok(None),
+        // A restricted key need not have this permission, and not everything that speaks like Stripe has accounts: what is at this address, if
+        // it is not Stripe at all, the next call tells.
+        Err(StripeError::Permission { .. } | StripeError::Missing { .. } | StripeError::Protocol { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -42,7 +43,7 @@ pub(super) async fn check(run: &Run<'_>) -> Result<Result<Whose, End>, DbErr> {
     };
     run.ledger.report(|report| report.account.clone_from(&whose));
     let Some(account) = &whose else {
-        let note = "the key may not tell its account, so that it could not be compared with last time's; give a restricted key that \
+        let note = "the key does not tell its account, so that it could not be compared with last time's; a restricted key needs that \
                     permission";
         run.ledger.report(|report| report.notes.push(note.to_owned()));
         return Ok(Ok(Whose(None)));

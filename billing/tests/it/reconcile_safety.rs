@@ -244,7 +244,7 @@ fn a_key_that_may_not_tell_its_account_is_noted_and_one_that_is_wrong_ends_the_r
         paying(&r, 1, 1).await;
         r.stripe.account(Err(no_permission("account")));
         let report = r.succeeds(APPLY).await;
-        assert!(report.account.is_none() && report.notes.iter().any(|note| note.contains("may not tell its account")));
+        assert!(report.account.is_none() && report.notes.iter().any(|note| note.contains("does not tell its account")));
         r.stripe.log();
         r.stripe.account(Err(StripeError::Key { message: "Invalid API Key provided".into(), request: None }));
         let failed = r.run(APPLY).await;

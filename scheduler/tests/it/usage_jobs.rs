@@ -19,15 +19,8 @@ use tokio_util::sync::CancellationToken;
 fn tools(db: &Db, rolled: Watch) -> Arc<Tools> {
     let (catalog, policy) = (Arc::new(Catalog::default()), Arc::new(Policy::default()));
     let options = ProcessorOptions::default();
-    Arc::new(Tools {
-        processor: Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None),
-        catalog,
-        policy,
-        intake: Arc::default(),
-        stripe: None,
-        nudge: Arc::default(),
-        rolled,
-    })
+    let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, None);
+    Arc::new(Tools { rolled, ..Tools::new(catalog, policy, processor) })
 }
 
 async fn run(context: &JobContext, name: &str) -> Result<Value, JobError> {

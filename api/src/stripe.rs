@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use billing::stripe::{Answer, ApiKey, ClientError, ClientObserver, Endpoint, Lane, Observation, Stripe, StripeClient};
+use billing::stripe::{
+    Answer, ApiKey, ClientError, ClientObserver, ClientOptions, Endpoint, Lane, Observation, Stripe, StripeClient,
+};
 use metrics::{
     Metrics,
     labels::{StripeAnswer, StripeEndpoint, StripeLane},
@@ -18,7 +20,8 @@ pub(crate) fn client(config: &Config, metrics: Option<Arc<Metrics>>) -> Result<O
         None => Arc::new(|_| {}),
     };
     let key = ApiKey::parse(key.expose())?;
-    let client = StripeClient::new(&config.stripe_api_base, key, config.stripe.clone(), observer)?;
+    let options = ClientOptions { account: config.intake_rules.account.clone(), ..config.stripe.clone() };
+    let client = StripeClient::new(&config.stripe_api_base, key, options, observer)?;
     Ok(Some(Arc::new(client)))
 }
 

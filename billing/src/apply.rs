@@ -175,15 +175,12 @@ pub(crate) fn folded(changes: Vec<Change>) -> Vec<Change> {
     let mut places: HashMap<UserId, usize> = HashMap::new();
     let mut folded: Vec<Change> = Vec::new();
     for change in changes {
-        match places.get(&change.user) {
-            Some(&place) => {
-                folded[place].after = change.after;
-                folded[place].reason = change.reason;
-            }
-            None => {
-                places.insert(change.user, folded.len());
-                folded.push(change);
-            }
+        if let Some(&place) = places.get(&change.user) {
+            folded[place].after = change.after;
+            folded[place].reason = change.reason;
+        } else {
+            places.insert(change.user, folded.len());
+            folded.push(change);
         }
     }
     folded.retain(|change| change.before != change.after);

@@ -312,7 +312,7 @@ async fn converse(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Resul
         };
         let asked = parse(&String::from_utf8_lossy(&read[..end]));
         read.drain(..end);
-        let (answer, latency, skew) = answer(state, asked);
+        let (answer, latency, skew) = answer(state, &asked);
         sleep(latency + answer.after).await;
         let head = head(&answer, skew);
         let (first, second) = answer.body.split_at(answer.body.len() / 2);
@@ -330,7 +330,7 @@ async fn converse(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Resul
     }
 }
 
-fn answer(state: &Mutex<State>, asked: Asked) -> (Answer, Duration, TimeDelta) {
+fn answer(state: &Mutex<State>, asked: &Asked) -> (Answer, Duration, TimeDelta) {
     let mut state = locked(state);
     state.requests += 1;
     if state.asked.len() < 10_000 {
@@ -343,7 +343,7 @@ fn answer(state: &Mutex<State>, asked: Asked) -> (Answer, Duration, TimeDelta) {
             Some(handler) => {
                 // A handler may be slow, or ask the state itself.
                 drop(state);
-                handler(&asked)
+                handler(asked)
             }
             None => Answer::error(404, "resource_missing", "No such object"),
         },

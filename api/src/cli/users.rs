@@ -97,8 +97,8 @@ async fn refresh(who: &str, json: bool, config: &Config) -> Result<ExitCode> {
     let (catalog, policy) = (Arc::new(config.catalog.clone()), Arc::new(config.policy.clone()));
     let refresher = Refresher::new(db.clone(), catalog, policy, stripe);
     let refreshing = refresher.refresh_user(user.id, ChangeSource::Operator);
-    let refreshed = refreshing.await.context("the user could not be refreshed; nothing was changed")?;
-    let UserRefreshed { subscriptions, missing, changes } = &refreshed;
+    let done = refreshing.await.context("the user could not be refreshed; nothing was changed")?;
+    let UserRefreshed { subscriptions, missing, changes } = &done;
     let change = changes.iter().find(|change| change.user == user.id);
     if json {
         let now = find(&db, config, &user.id.to_string()).await?;

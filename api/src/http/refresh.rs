@@ -79,12 +79,12 @@ impl RefreshApi {
         };
         // Boxed: telling the world what was fetched takes a future of many kilobytes.
         let refreshing = Box::pin(refresher.refresh_user(id, ChangeSource::Api));
-        let refreshed = tokio::time::timeout(STRIPE_PATIENCE, refreshing).await.map_err(|_| {
+        let done = tokio::time::timeout(STRIPE_PATIENCE, refreshing).await.map_err(|_| {
             let seconds = STRIPE_PATIENCE.as_secs();
             let reason = format!("there was no answer within {seconds} s");
             from_stripe(&StripeError::Unavailable { reason, request: None })
         })?;
-        let UserRefreshed { subscriptions, missing, changes } = refreshed.map_err(|error| match error {
+        let UserRefreshed { subscriptions, missing, changes } = done.map_err(|error| match error {
             RefreshError::Unknown(_) => unknown(),
             RefreshError::Stripe(error) => from_stripe(&error),
             RefreshError::Database(error) => error.into(),

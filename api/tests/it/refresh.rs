@@ -1,7 +1,5 @@
 //! Asking Stripe how a user's subscriptions are: over HTTP, and on the command line.
 
-#![expect(clippy::unwrap_used, reason = "a test is meant to panic where its ground is not as it must be")]
-
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use api::config::{Secret, development::DevelopmentSecrets};

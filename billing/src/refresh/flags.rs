@@ -108,7 +108,7 @@ impl Flags {
             Fate::Settled => (RESTS, 0),
             Fate::TooEarly => (Duration::from_secs(1), 0),
             Fate::Away => (doubled(5, 300), failures + 1),
-            Fate::Useless => (doubled(60, 3600), failures + 1),
+            Fate::Useless => (doubled(60, 86_400), failures + 1),
         };
         state.paces.insert(id.clone(), Pace { next: now + pause, failures });
         pause
@@ -175,9 +175,11 @@ mod tests {
         let flags = Flags::default();
         let now = Instant::now();
         let pauses: Vec<u64> = (0..8).map(|_| flags.note(&id(1), Fate::Useless, now).as_secs()).collect();
-        assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
-        assert!(!flags.may_fetch(&id(1), now + Duration::from_secs(3599)));
-        assert!(flags.may_fetch(&id(1), now + Duration::from_hours(1)));
+        assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3840, 7680]);
+        assert!(!flags.may_fetch(&id(1), now + Duration::from_secs(7679)));
+        assert!(flags.may_fetch(&id(1), now + Duration::from_secs(7680)));
+        let last = (0..20).map(|_| flags.note(&id(1), Fate::Useless, now)).last();
+        assert_eq!(last, Some(Duration::from_hours(24)));
         flags.note(&id(1), Fate::Settled, now);
         assert_eq!(flags.note(&id(1), Fate::Useless, now).as_secs(), 60);
     }

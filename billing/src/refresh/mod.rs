@@ -275,11 +275,11 @@ impl Refresher {
         let mut left: HashMap<SubscriptionId, Due> = due.iter().map(|due| (due.id.clone(), due.clone())).collect();
         let fetches = due.into_iter().map(async |due| {
             let result = timeout(PATIENCE, objects::subscription(self.stripe.as_ref(), &due.id, lane)).await;
-            let late = || StripeError::Unavailable {
+            let too_late = || StripeError::Unavailable {
                 reason: format!("there was no answer within {} s", PATIENCE.as_secs()),
                 request: None,
             };
-            (due, result.unwrap_or_else(|_| Err(late())))
+            (due, result.unwrap_or_else(|_| Err(too_late())))
         });
         let mut fetching = futures::stream::iter(fetches).buffer_unordered(AT_ONCE);
         let mut done = Refreshed::default();

@@ -204,6 +204,15 @@ mod tests {
             let waited = budget.take(Lane::Live).await;
             assert!(waited <= slot, "{waited:?}");
         }
+        // Several at once take one slot after the other, with none in between for the background.
+        let begun = Instant::now();
+        let mut live = JoinSet::new();
+        for _ in 0..6 {
+            let budget = Arc::clone(&budget);
+            live.spawn(async move { budget.take(Lane::Live).await });
+        }
+        live.join_all().await;
+        assert!(begun.elapsed() <= 6 * slot, "{:?}", begun.elapsed());
         walk.join_all().await;
     }
 

@@ -32,6 +32,7 @@ const LONGEST_ANSWER: usize = 32 << 20;
 /// Further tries of a call in the background, beyond those of a live one.
 const MORE_IN_BACKGROUND: u32 = 3;
 
+const STRIPE_ACCOUNT: HeaderName = HeaderName::from_static("stripe-account");
 const STRIPE_VERSION: HeaderName = HeaderName::from_static("stripe-version");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 const LIMITED_REASON: HeaderName = HeaderName::from_static("stripe-rate-limited-reason");
@@ -63,6 +64,8 @@ impl fmt::Debug for ApiKey {
 pub struct ClientOptions {
     /// `Stripe-Version` of every call.
     pub api_version: String,
+    /// The Connect account that is served, where the key is its platform's: whose objects are asked for.
+    pub account: Option<String>,
     /// Calls a second, of everybody in this process together.
     pub requests_per_second: NonZeroU32,
     /// How long a connection may take.
@@ -83,6 +86,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             api_version: API_VERSION.to_owned(),
+            account: None,
             requests_per_second: const { NonZeroU32::new(20).expect("not zero") },
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(20),
@@ -105,6 +109,9 @@ pub enum ClientError {
     /// The version cannot be sent.
     #[error("the API version holds characters that no HTTP header may hold; write one like {API_VERSION}")]
     Version,
+    /// The account cannot be sent.
+    #[error("the Connect account holds characters that no HTTP header may hold; set STRIPE_ACCOUNT to one like acct_…")]
+    Account,
     /// The address is none. Not told: it may hold a password.
     #[error("STRIPE_API_BASE is no http:// or https:// URL; write one like https://api.stripe.com")]
     Base,
@@ -209,7 +216,10 @@ impl StripeClient {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.0)).map_err(|_| ClientError::Key)?;
         authorization.set_sensitive(true);
         let version = HeaderValue::from_str(&options.api_version).map_err(|_| ClientError::Version)?;
-        let headers = HeaderMap::from_iter([(AUTHORIZATION, authorization), (STRIPE_VERSION, version)]);
+        let mut headers = HeaderMap::from_iter([(AUTHORIZATION, authorization), (STRIPE_VERSION, version)]);
+        if let Some(account) = &options.account {
+            headers.insert(STRIPE_ACCOUNT, HeaderValue::from_str(account).map_err(|_| ClientError::Account)?);
+        }
         let encrypted = base.scheme() == "https";
         let setup = |error: Box<dyn StdError + Send + Sync>| ClientError::Setup(error);
         let mut builder = Client::builder()

@@ -79,6 +79,17 @@ async fn every_call_bears_the_key_the_version_and_our_name() {
     assert!(asked.headers["user-agent"].starts_with("trueup/"));
 }
 
+/// Complaint 27: for an event of a Connect account the platform was asked, which knows no such subscription.
+#[tokio::test]
+async fn where_a_connect_account_is_served_it_is_its_objects_that_are_asked_for() {
+    let fake = fake().await;
+    let (client, _) = client_at(&fake.url(), ClientOptions { account: Some("acct_1".to_owned()), ..options() });
+    client.get(&subscription(), Lane::Live).await.expect("it is there");
+    self::client(&fake).get(&subscription(), Lane::Live).await.expect("it is there");
+    let accounts: Vec<_> = fake.asked().iter().map(|asked| asked.headers.get("stripe-account").cloned()).collect();
+    assert_eq!(accounts, [Some("acct_1".to_owned()), None]);
+}
+
 #[tokio::test]
 async fn a_list_is_walked_page_by_page_whatever_the_status_of_its_objects() {
     let fake = FakeStripe::start().await;
@@ -174,8 +185,8 @@ async fn silence_is_not_waited_out() {
     let body = || Answer::json(200, &json!({ "id": "sub_1" }));
     for (what, answer) in [
         ("never", Answer::never()),
-        ("late", body().after(Duration::from_secs(60))),
-        ("a slow body", body().dripping(Duration::from_secs(60))),
+        ("late", body().after(Duration::from_mins(1))),
+        ("a slow body", body().dripping(Duration::from_mins(1))),
     ] {
         let fake = fake().await;
         fake.instead(Some(answer));
@@ -257,7 +268,7 @@ async fn nothing_secret_is_in_any_error() {
     let (client, _) = client_at(&base, ClientOptions { retries: 0, ..options() });
     let fast = ClientOptions { retries: 0, timeout: Duration::from_millis(100), ..options() };
     let (hasty, _) = client_at(&base, fast);
-    let mut told = String::new();
+    let mut told = Vec::new();
     let answers = [400, 401, 403, 404, 409, 429, 500]
         .map(|status| Answer::error(status, KEY, &quoted).with("Request-Id", "req_1"))
         .into_iter()
@@ -265,11 +276,12 @@ async fn nothing_secret_is_in_any_error() {
     for answer in answers {
         fake.next([answer]);
         let error = client.get(&subscription(), Lane::Live).await.expect_err("refused");
-        told += &format!("{error} {error:?} {error:#?}\n");
+        told.extend([error.to_string(), format!("{error:?} {error:#?}")]);
     }
     fake.next([Answer::never()]);
-    told += &hasty.get(&subscription(), Lane::Live).await.expect_err("it hangs").to_string();
-    told += &format!("{client:?}");
+    told.push(hasty.get(&subscription(), Lane::Live).await.expect_err("it hangs").to_string());
+    told.push(format!("{client:?}"));
+    let told = told.join("\n");
     for secret in [KEY, "verysecret", "****", "jo@", "hidden", "127.0.0.1"] {
         assert!(!told.contains(secret), "{secret} in:\n{told}");
     }

@@ -61,8 +61,12 @@ impl Old {
             Self::Emails => format!(
                 "SELECT {place} FROM email_outbox WHERE status <> 'pending' AND created_at < {before} ORDER BY created_at LIMIT $2"
             ),
+            // Each job's last slot stays: it tells from where on slots were missed.
             Self::JobRuns => format!(
-                "SELECT {place} FROM job_runs WHERE finished_at IS NOT NULL AND started_at < {before} ORDER BY started_at LIMIT $2"
+                "SELECT r.{place} FROM job_runs AS r WHERE finished_at IS NOT NULL AND started_at < {before}
+                    AND (trigger = 'manual' OR EXISTS (SELECT 1 FROM job_runs AS later
+                        WHERE later.job = r.job AND later.slot > r.slot AND later.trigger <> 'manual'))
+                    ORDER BY started_at LIMIT $2"
             ),
             // In no order: the index only knows in which blocks they are.
             Self::UsageRecords => format!("SELECT {place} FROM usage_records WHERE created_at < {before} LIMIT $2"),
@@ -86,7 +90,7 @@ impl Old {
         let which = if backend == DbBackend::Postgres {
             let of = match self {
                 Self::Drifts => " OF d",
-                Self::Reconciliations => " OF r",
+                Self::JobRuns | Self::Reconciliations => " OF r",
                 _ => "",
             };
             let old = self.old("ctid", "now() - make_interval(secs => $1)");

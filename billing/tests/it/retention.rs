@@ -107,34 +107,10 @@ fn payloads_of_what_is_done_are_emptied_rows_deleted_later_and_nothing_that_is_n
 }
 
 #[test]
-fn what_else_grows_old_is_deleted_too_but_for_the_last_whole_reconciliation() {
+fn what_else_grows_old_is_deleted_too_but_for_the_last_whole_reconciliation_and_each_jobs_last_slot() {
     on_each(|test_db| async {
         let desk = Desk::new(test_db).await;
         desk.put(user_id(1), "a@example.com").await;
-        let (uuid, time, made, now) = match desk.kind() {
-            Kind::Postgres => ("uuid", "timestamptz", "gen_random_uuid()", "now()"),
-            Kind::Sqlite => ("blob", "text", "(randomblob(16))", "(strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'))"),
-        };
-        for table in [
-            format!(
-                "job_runs (id {uuid} PRIMARY KEY DEFAULT {made}, job text NOT NULL, slot {time} NOT NULL, token bigint NOT NULL,
-                    started_at {time} NOT NULL, finished_at {time}, outcome text NOT NULL)"
-            ),
-            format!(
-                "usage_records (user_id {uuid} NOT NULL, idempotency_key text NOT NULL, source text NOT NULL,
-                    period_start {time} NOT NULL, amount bigint NOT NULL, created_at {time} NOT NULL DEFAULT {now},
-                    PRIMARY KEY (user_id, idempotency_key))"
-            ),
-            format!(
-                "reconciliations (id {uuid} PRIMARY KEY DEFAULT {made}, started_at {time} NOT NULL, finished_at {time},
-                    mode text NOT NULL, outcome text NOT NULL, requested_by text NOT NULL, user_id {uuid})"
-            ),
-            format!(
-                "reconciliation_drifts (id {uuid} PRIMARY KEY DEFAULT {made}, reconciliation_id {uuid} NOT NULL, kind text NOT NULL)"
-            ),
-        ] {
-            desk.sql(&format!("CREATE TABLE IF NOT EXISTS {table}")).await;
-        }
         for (days, name) in [(400, "old"), (100, "older"), (80, "new")] {
             let ago = ago(&desk, days);
             for sql in [
@@ -149,6 +125,16 @@ fn what_else_grows_old_is_deleted_too_but_for_the_last_whole_reconciliation() {
                 format!(
                     "INSERT INTO job_runs (job, slot, token, started_at, finished_at, outcome)
                         VALUES ('a', {ago}, 1, {ago}, {ago}, 'succeeded')"
+                ),
+                // Runs seldom: its last slot is old, and must not be missed on that account.
+                format!(
+                    "INSERT INTO job_runs (job, slot, token, started_at, finished_at, outcome)
+                        SELECT 'seldom', {ago}, 1, {ago}, {ago}, 'succeeded' WHERE {days} > 90"
+                ),
+                // Asked for by a person: no slot of the schedule.
+                format!(
+                    "INSERT INTO job_runs (job, slot, token, started_at, finished_at, outcome, trigger)
+                        SELECT 'by_hand', {ago}, 1, {ago}, {ago}, 'succeeded', 'manual' WHERE {days} > 90"
                 ),
                 format!(
                     "INSERT INTO usage_records (user_id, idempotency_key, source, period_start, amount, created_at)
@@ -171,7 +157,7 @@ fn what_else_grows_old_is_deleted_too_but_for_the_last_whole_reconciliation() {
             prune(&desk).await,
             Pruned {
                 emails_deleted: 2,
-                job_runs_deleted: 2,
+                job_runs_deleted: 5,
                 usage_records_deleted: 2,
                 drifts_deleted: 2,
                 reconciliations_deleted: 1,

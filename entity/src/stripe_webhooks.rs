@@ -43,7 +43,7 @@ pub struct Model {
     pub user_id: Option<UserId>,
     /// The customer the event names.
     pub stripe_customer_id: Option<String>,
-    /// What a parked event waits for: `user:…`, `customer:…` or `subscription:…`.
+    /// The subscription whose owner a parked event waits for.
     pub waits_for: Option<String>,
     /// When it was applied, skipped or given up.
     pub processed_at: Option<Time>,

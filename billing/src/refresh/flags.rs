@@ -115,7 +115,7 @@ impl Flags {
     }
 }
 
-/// What [`Refresher::run`] has before it.
+/// What [`super::Refresher::run`] has before it.
 #[derive(Debug, Default)]
 pub(super) struct Queue(HashMap<SubscriptionId, Queued>);
 
@@ -177,7 +177,7 @@ mod tests {
         let pauses: Vec<u64> = (0..8).map(|_| flags.note(&id(1), Fate::Useless, now).as_secs()).collect();
         assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3840, 7680]);
         assert!(!flags.may_fetch(&id(1), now + Duration::from_secs(7679)));
-        assert!(flags.may_fetch(&id(1), now + Duration::from_secs(7680)));
+        assert!(flags.may_fetch(&id(1), now + Duration::from_mins(128)));
         let last = (0..20).map(|_| flags.note(&id(1), Fate::Useless, now)).last();
         assert_eq!(last, Some(Duration::from_hours(24)));
         flags.note(&id(1), Fate::Settled, now);

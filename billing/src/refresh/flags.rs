@@ -115,7 +115,7 @@ impl Flags {
     }
 }
 
-/// What [`Refresher::run`] has before it.
+/// What [`super::Refresher::run`] has before it.
 #[derive(Debug, Default)]
 pub(super) struct Queue(HashMap<SubscriptionId, Queued>);
 

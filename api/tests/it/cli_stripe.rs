@@ -104,8 +104,8 @@ async fn recover_stores_what_is_lacking() {
     assert!(first.code == Some(0) && first.out.contains("no cursor yet"), "{first:?}");
     let report = desk.json(&["recover", "--since", "1h", "--json"], 0).await;
     assert_eq!((&report["stored"], &report["skipped"]), (&json!(1), &json!(0)), "{report}");
-    let list = desk.json(&["webhooks", "list", "--json"], 0).await;
-    assert_eq!(list["items"][0]["source"], "recovery");
+    let inbox = desk.json(&["webhooks", "list", "--json"], 0).await;
+    assert_eq!(inbox["items"][0]["source"], "recovery");
     desk.stripe.instead(Some(Answer::error(401, "api_key_invalid", "Invalid API Key provided")));
     let wrong = desk.run(&["recover", "--since", "1h"]).await;
     assert_eq!(wrong.code, Some(1), "{wrong:?}");

@@ -14,7 +14,7 @@ use entity::{
 };
 use sea_orm::{EntityTrait, PaginatorTrait};
 use serde_json::{Value, json};
-use testkit::{Kind, on_each};
+use testkit::on_each;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -46,11 +46,8 @@ impl RecoveryDesk {
     /// Puts the cursor so long ago.
     async fn cursor(&self, ago: TimeDelta) -> Time {
         let at = second(Utc::now() - ago);
-        let at_text = at.to_rfc3339();
-        let at_text = if self.desk.kind() == Kind::Sqlite { at_text } else { at.to_rfc3339() };
-        self.desk
-            .sql(&format!("DELETE FROM stripe_cursors; INSERT INTO stripe_cursors (name, last_created) VALUES ('events', '{at_text}')"))
-            .await;
+        let row = format!("INSERT INTO stripe_cursors (name, last_created) VALUES ('events', '{}')", at.to_rfc3339());
+        self.desk.sql(&format!("DELETE FROM stripe_cursors; {row}")).await;
         at
     }
 

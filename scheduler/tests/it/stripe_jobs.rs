@@ -99,7 +99,6 @@ fn without_a_key_they_say_what_is_not_set_up() {
 #[test]
 fn a_run_that_succeeds_tells_its_report() {
     on_each(|test_db| async move {
-<<<<<<< HEAD
         let (ended, told) = run(RECONCILE, &test_db, Some(small("acct_1", false))).await;
         assert_eq!(ended.expect("it succeeds")["outcome"], "succeeded");
         assert_eq!(told, ["reconciled: succeeded"]);
@@ -108,16 +107,6 @@ fn a_run_that_succeeds_tells_its_report() {
         assert_eq!(told, ["recovered: 0"]);
         // What is wrong with the endpoint is what it was to find out.
         let (ended, told) = run(CHECK, &test_db, Some(small("acct_1", false))).await;
-=======
-        let (ended, told) = run(&ReconcileSubscriptions, &test_db, Some(small("acct_1", false))).await;
-        assert_eq!(ended.expect("it succeeds")["outcome"], "succeeded");
-        assert_eq!(told, ["reconciled: succeeded"]);
-        let (ended, told) = run(&RecoverMissedEvents, &test_db, Some(small("acct_1", false))).await;
-        assert_eq!(ended.expect("it succeeds")["first"], true);
-        assert_eq!(told, ["recovered: 0"]);
-        // What is wrong with the endpoint is what it was to find out.
-        let (ended, told) = run(&CheckWebhookEndpoint, &test_db, Some(small("acct_1", false))).await;
->>>>>>> w-reconcile
         assert_eq!(ended.expect("it succeeds")["findings"][0]["kind"], "disabled");
         assert_eq!(told, ["endpoint: false"]);
     });
@@ -126,7 +115,6 @@ fn a_run_that_succeeds_tells_its_report() {
 #[test]
 fn a_refused_run_is_refused_and_a_failed_one_has_failed_each_with_its_report() {
     on_each(|test_db| async move {
-<<<<<<< HEAD
         run(RECONCILE, &test_db, Some(small("acct_1", false))).await.0.expect("it succeeds");
         let (ended, told) = run(RECONCILE, &test_db, Some(small("acct_2", false))).await;
         let Err(JobError::Refused { why, report: Some(report) }) = ended else { panic!("{ended:?}") };
@@ -137,18 +125,6 @@ fn a_refused_run_is_refused_and_a_failed_one_has_failed_each_with_its_report() {
         assert!(error.to_string().contains("500") && report["complete"] == false, "{error}");
         assert_eq!(told, ["reconciled: failed"]);
         let (ended, _) = run(CHECK, &test_db, Some(small("acct_1", true))).await;
-=======
-        run(&ReconcileSubscriptions, &test_db, Some(small("acct_1", false))).await.0.expect("it succeeds");
-        let (ended, told) = run(&ReconcileSubscriptions, &test_db, Some(small("acct_2", false))).await;
-        let Err(JobError::Refused { why, report: Some(report) }) = ended else { panic!("{ended:?}") };
-        assert!(why.contains("acct_2") && report["account"] == "acct_2", "{why}");
-        assert_eq!(told, ["reconciled: refused"]);
-        let (ended, told) = run(&ReconcileSubscriptions, &test_db, Some(small("acct_1", true))).await;
-        let Err(JobError::Failed { error, report: Some(report) }) = ended else { panic!("{ended:?}") };
-        assert!(error.to_string().contains("500") && report["complete"] == false, "{error}");
-        assert_eq!(told, ["reconciled: failed"]);
-        let (ended, _) = run(&CheckWebhookEndpoint, &test_db, Some(small("acct_1", true))).await;
->>>>>>> w-reconcile
         assert!(matches!(ended, Err(JobError::Failed { .. })), "{ended:?}");
     });
 }

@@ -124,8 +124,13 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     let page = DocsPage::new(&service(Document).swagger_ui_html());
 
     let users = (UsersApi(app.clone()), UsageApi(app.clone()), RefreshApi(app.clone()));
-    let admin =
-        (AdminApi(app.clone()), OverridesApi(app.clone()), JobsApi(app.clone()), ReconciliationsApi(app.clone()));
+    let admin = (
+        AdminApi(app.clone()),
+        SubscriptionsApi(app.clone()),
+        OverridesApi(app.clone()),
+        JobsApi(app.clone()),
+        ReconciliationsApi(app.clone()),
+    );
 
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
     Route::new()

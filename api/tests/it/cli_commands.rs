@@ -107,7 +107,8 @@ async fn the_inbox_can_be_looked_at_and_tried_again_without_a_server() {
 
     let server = Running::start(folder, &[], &[]);
     let url = server.url().await;
-    assert_eq!(trigger(folder, &url, &["checkout.session.completed"]).await.code, Some(0));
+    let triggered = trigger(folder, &url, &["checkout.session.completed"]).await;
+    assert_eq!(triggered.code, Some(0), "{triggered:?}\n{}", server.err());
     server.stop().await;
 
     let json = |ran: &Ran| -> Value { serde_json::from_str(&ran.out).unwrap() };
@@ -169,7 +170,8 @@ async fn the_schema_goes_up_and_down_by_hand_and_down_only_when_it_is_meant() {
         let arguments: Vec<&str> = ["migrate"].iter().chain(arguments).copied().collect();
         run(folder, &[], &arguments).await
     };
-    assert_eq!(migrate(&["up"]).await.code, Some(0));
+    let up = migrate(&["up"]).await;
+    assert_eq!(up.code, Some(0), "{up:?}");
     let status = migrate(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
     assert!(status.out.contains("applied") && !status.out.contains("pending"), "{status:?}");

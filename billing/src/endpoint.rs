@@ -1,5 +1,5 @@
 //! Whether Stripe delivers at all: our webhook endpoint as Stripe has it. Stripe disables an endpoint that fails for days, and tells nobody but by
-//! e-mail; there is no event for that (lessons, M5), so it has to be looked up.
+//! e-mail; there is no event for that, so it has to be looked up.
 
 use entity::Time;
 use reqwest::Url;
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_missing_or_disabled_is_bad() {
-        // Lessons, complaint 43: disabled after nine days, and nobody noticed.
+        // Known from WeVoteServer#969: disabled after nine days, and nobody noticed.
         assert_eq!(kinds(&[]), [(FindingKind::Missing, Severity::Bad)]);
         let elsewhere = endpoint(|e| e["url"] = json!("https://other.example.com/api/v1/stripe/webhook"));
         assert_eq!(kinds(std::slice::from_ref(&elsewhere)), [(FindingKind::Missing, Severity::Bad)]);

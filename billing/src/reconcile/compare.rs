@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_same_subscription_in_another_api_versions_shape_is_no_difference() {
-        // Lessons, complaint 53 and dj-stripe#758: a payload of an old version against the object fetched today.
+        // Known from estuary/flow#3166: a payload of an old version against the object fetched today.
         let today = observed(&sample(), AT + 10);
         for version in ApiVersion::ALL {
             let then = Observed::read(&sample().render(version).to_string(), at(AT)).unwrap();

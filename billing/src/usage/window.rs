@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(next, window("2026-02-15T00:00:00Z", "2026-03-15T00:00:00Z"));
     }
 
-    // Complaint 44: a reset that overflowed on day 31.
+    // Known from autumn#2115: a reset that overflowed on day 31.
     #[test]
     fn a_late_renewal_after_a_short_month_goes_back_to_the_anchors_day() {
         let snapshot = period("2026-02-28T08:00:00Z", "2026-03-31T08:00:00Z", Some("2026-01-31T08:00:00Z"));

@@ -79,7 +79,7 @@ async fn every_call_bears_the_key_the_version_and_our_name() {
     assert!(asked.headers["user-agent"].starts_with("trueup/"));
 }
 
-/// Complaint 27: for an event of a Connect account the platform was asked, which knows no such subscription.
+/// Known from pay#559: for an event of a Connect account the platform was asked, which knows no such subscription.
 #[tokio::test]
 async fn where_a_connect_account_is_served_it_is_its_objects_that_are_asked_for() {
     let fake = fake().await;

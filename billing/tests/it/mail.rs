@@ -157,7 +157,7 @@ fn an_email_tells_amount_plan_and_link_in_plain_text_and_html() {
     });
 }
 
-// Complaints 24 and 40, and what M7 asks for: side effects once, whatever is delivered twice or replayed.
+// Known from pay#612 and open-saas#688: side effects once, whatever is delivered twice or replayed.
 #[test]
 fn one_email_for_one_reason_whatever_is_delivered_twice_or_replayed() {
     on_each(|test_db| async {

@@ -21,7 +21,7 @@ use crate::{
 
 #[test]
 fn what_webhooks_never_told_is_found_by_a_dry_run_and_taken_in_by_applying() {
-    // Lessons, complaints 13, 25 and 39: nothing came, the events are too old to be sent again, and the user has paid.
+    // Known from dj-stripe#1010, pay#382 and adcp#6686: nothing came, the events are too old to be sent again, and the user has paid.
     on_each(|test_db| async {
         let r = ReconcileDesk::new(test_db).await;
         let user = user_id(1);
@@ -50,7 +50,7 @@ fn what_webhooks_never_told_is_found_by_a_dry_run_and_taken_in_by_applying() {
 
 #[test]
 fn a_subscription_canceled_while_webhooks_were_down_ends_here_too() {
-    // Lessons, complaints 2, 3 and 35: the list shows ended ones as well, and they are repaired.
+    // Known from stripe/sync-engine#336, sync-engine-fork#399 and better-auth#3978: the list shows ended ones as well, and they are repaired.
     on_each(|test_db| async {
         let r = ReconcileDesk::new(test_db).await;
         let user = user_id(1);

@@ -97,7 +97,7 @@ fn users_whose_rows_were_edited_count_among_those_who_would_lose_access() {
 
 #[test]
 fn a_walk_that_breaks_off_concludes_nothing_and_the_next_one_sees_everything() {
-    // Lessons, complaint 4: a failed run is not taken for a success.
+    // Known from stripe/sync-engine#300: a failed run is not taken for a success.
     on_each(|test_db| async {
         let r = ReconcileDesk::new(test_db).await;
         let users = paying(&r, 4, 2).await;
@@ -120,7 +120,7 @@ fn a_walk_that_breaks_off_concludes_nothing_and_the_next_one_sees_everything() {
 
 #[test]
 fn an_empty_answer_while_subscriptions_live_here_concludes_nothing() {
-    // Lessons, complaint 5: after downtime everything read 0, and that was taken for an answer.
+    // Known from stripe/sync-engine#111: after downtime everything read 0, and that was taken for an answer.
     on_each(|test_db| async {
         let r = ReconcileDesk::new(test_db).await;
         let users = paying(&r, 3, 0).await;

@@ -85,7 +85,7 @@ fn the_first_cursor_is_now_and_nothing_old_is_asked_for() {
 
 #[test]
 fn an_event_that_never_arrived_is_stored_once_and_applied_like_any_other() {
-    // Lessons, complaint 25 and M2.
+    // Known from pay#382.
     on_each(|test_db| async {
         let r = RecoveryDesk::new(test_db).await;
         r.desk.put(user_id(1), "a@example.com").await;
@@ -129,7 +129,7 @@ fn the_arrival_is_decided_as_for_a_webhook() {
 
 #[test]
 fn a_payload_of_an_old_api_version_is_recovered_and_applied() {
-    // Lessons, complaint 53: the Events API keeps the version in which an event was rendered.
+    // Known from estuary/flow#3166: the Events API keeps the version in which an event was rendered.
     on_each(|test_db| async {
         let r = RecoveryDesk::new(test_db).await;
         r.desk.put(user_id(1), "a@example.com").await;
@@ -148,7 +148,7 @@ fn a_payload_of_an_old_api_version_is_recovered_and_applied() {
 
 #[test]
 fn a_webhook_that_arrives_by_itself_never_moves_the_cursor_over_an_older_one() {
-    // Lessons, complaint 49.
+    // Known from workos-authkit#75.
     on_each(|test_db| async {
         let r = RecoveryDesk::new(test_db).await;
         let at = r.cursor(TimeDelta::hours(3)).await;

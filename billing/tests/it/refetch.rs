@@ -81,7 +81,7 @@ fn checkout(id: &str, user: UserId, sub: &str, tier: Option<&str>) -> Value {
     told(id, "checkout.session.completed", 100, session.render(ApiVersion::LATEST))
 }
 
-/// Complaints 1 and 29: of two events of one second the one that came last, or with the greater id, was taken for the truth.
+/// Known from stripe/sync-engine#268 and cashier#1201: of two events of one second the one that came last, or with the greater id, was taken for the truth.
 #[test]
 fn of_two_snapshots_of_one_second_the_one_that_stripe_confirms_stays() {
     on_each(|test_db| async {
@@ -181,7 +181,7 @@ fn a_checkout_whose_subscription_is_known_asks_nobody() {
     });
 }
 
-/// Complaint 38: after a 429 from Stripe the event was acknowledged, and the account never updated.
+/// Known from firezone#9869: after a 429 from Stripe the event was acknowledged, and the account never updated.
 #[test]
 fn while_stripe_is_away_a_checkout_gives_access_on_its_own_word_and_is_trued_up_later() {
     on_each(|test_db| async move {
@@ -209,7 +209,7 @@ fn while_stripe_is_away_a_checkout_gives_access_on_its_own_word_and_is_trued_up_
     });
 }
 
-/// Complaint 4: a run that failed was taken for one that succeeded.
+/// Known from stripe/sync-engine#300: a run that failed was taken for one that succeeded.
 #[test]
 fn a_sweep_that_stripe_cut_short_says_so_and_the_next_one_has_it_all() {
     on_each(|test_db| async {
@@ -460,7 +460,7 @@ fn an_event_that_shows_only_some_of_a_subscriptions_items_has_the_others_fetched
     });
 }
 
-/// Complaint 39: paying customers were stuck, and the events too old to be sent again. Complaint 26 too: one by hand.
+/// Known from adcp#6686: paying customers were stuck, and the events too old to be sent again. Known from pay#483 too: one by hand.
 #[test]
 fn a_user_can_be_trued_up_on_request_with_nothing_left_of_the_events() {
     on_each(|test_db| async {
@@ -493,7 +493,7 @@ fn a_user_can_be_trued_up_on_request_with_nothing_left_of_the_events() {
     });
 }
 
-/// Complaint 27: the wrong account was asked, and "No such subscription" was taken for an end.
+/// Known from pay#559: the wrong account was asked, and "No such subscription" was taken for an end.
 #[test]
 fn a_subscription_that_stripe_does_not_know_is_told_and_nothing_is_concluded() {
     on_each(|test_db| async {
@@ -535,7 +535,7 @@ fn a_webhook_newer_than_what_was_fetched_wins_whoever_comes_first() {
     });
 }
 
-/// Complaint 53: whatever version was asked for, the answer may come in an old one.
+/// Known from estuary/flow#3166: whatever version was asked for, the answer may come in an old one.
 #[test]
 fn what_is_fetched_is_read_in_the_shape_of_any_version() {
     on_each(|test_db| async move {

@@ -259,7 +259,7 @@ async fn emptied(desk: &Desk) {
     desk.sql("DELETE FROM subscriptions").await;
 }
 
-// Complaints 10 and 39: a replay does what it says, also for an event that is too old to be here in full.
+// Known from dj-stripe#832 and adcp#6686: a replay does what it says, also for an event that is too old to be here in full.
 #[test]
 fn an_emptied_event_is_fetched_again_and_applied() {
     on_each(|test_db| async {
@@ -327,7 +327,7 @@ fn a_bulk_retry_leaves_emptied_events_alone_and_says_how_many() {
     });
 }
 
-// Complaint 10: a failed event is there, and a retry does something.
+// Known from dj-stripe#832: a failed event is there, and a retry does something.
 #[test]
 fn failures_of_one_cause_are_retried_by_their_fingerprint_and_others_are_not() {
     on_each(|test_db| async {

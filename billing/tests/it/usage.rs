@@ -253,7 +253,7 @@ fn calls_stay_exact_while_windows_roll_and_plans_change() {
     });
 }
 
-// Complaint 40: a duplicate invoice.paid granted twice.
+// Known from open-saas#688: a duplicate invoice.paid granted twice.
 #[test]
 fn an_invoice_that_is_paid_twice_grants_nothing_twice() {
     on_each(|test_db| async {
@@ -273,7 +273,7 @@ fn an_invoice_that_is_paid_twice_grants_nothing_twice() {
     });
 }
 
-// Complaint 47: a calendar reset gave two allowances for one payment, and others locked paid users out until the 1st.
+// Known from relaticle#437: a calendar reset gave two allowances for one payment, and others locked paid users out until the 1st.
 #[test]
 fn a_payment_gives_one_allowance_from_its_day_on_and_not_another_on_the_first() {
     on_each(|test_db| async {
@@ -304,7 +304,7 @@ fn a_payment_gives_one_allowance_from_its_day_on_and_not_another_on_the_first() 
     });
 }
 
-// Complaint 44: a renewal misdetected; paid, and no credits. M8: a change of plan within a period, a restarted cycle.
+// Known from autumn#2115: a renewal misdetected; paid, and no credits. Likewise a change of plan within a period, a restarted cycle.
 #[test]
 fn a_change_of_plan_keeps_the_count_and_a_restarted_cycle_begins_anew() {
     on_each(|test_db| async {

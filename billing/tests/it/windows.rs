@@ -255,7 +255,7 @@ proptest! {
 
 #[test]
 fn a_walk_by_seconds_over_a_month_end_opens_each_window_once() {
-    // Complaint 48: a reset at the very moment of the recurrence counted twice.
+    // Known from openmeter#1408: a reset at the very moment of the recurrence counted twice.
     let anchor: Time = "2028-01-31T23:59:58Z".parse().expect("a moment");
     let mut snapshot = Snapshot::of_status(SubscriptionStatus::Active);
     snapshot.billing_cycle_anchor = Some(anchor);

@@ -58,6 +58,28 @@ END $$",
     run(manager, &[&sql]).await
 }
 
+/// Takes these functions from browsers' roles: on Supabase every new function of the schema `public` may be called by them.
+pub(crate) async fn secure_functions(manager: &SchemaManager<'_>, functions: &[&str]) -> Result<(), DbErr> {
+    if manager.get_database_backend() != DbBackend::Postgres {
+        return Ok(());
+    }
+    let sql = format!(
+        "DO $$
+DECLARE
+    callee text;
+    caller text;
+BEGIN
+    FOREACH callee IN ARRAY ARRAY[{functions}] LOOP
+        FOR caller IN SELECT 'PUBLIC' UNION ALL SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', callee, caller);
+        END LOOP;
+    END LOOP;
+END $$",
+        functions = quoted(functions),
+    );
+    run(manager, &[&sql]).await
+}
+
 /// Takes back what [`secure`] did. Rights that were taken from browsers' roles stay taken: giving them back would open what was closed.
 pub(crate) async fn unsecure(manager: &SchemaManager<'_>, tables: &[&str]) -> Result<(), DbErr> {
     if manager.get_database_backend() != DbBackend::Postgres {

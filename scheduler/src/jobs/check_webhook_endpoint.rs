@@ -16,7 +16,7 @@ impl Job for CheckWebhookEndpoint {
     fn spec(&self) -> JobSpec {
         JobSpec {
             name: "check_webhook_endpoint",
-            about: "Looks our webhook endpoint up at Stripe: whether it is there, enabled, and listens to what we handle.",
+            about: "Looks our webhook endpoint up at Stripe: whether it is there, enabled, and listens to what we handle",
             schedule: "0 7 * * * *",
             timeout: Duration::from_mins(5),
             missed: Missed::Once,

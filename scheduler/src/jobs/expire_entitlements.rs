@@ -14,7 +14,7 @@ impl Job for ExpireEntitlements {
     fn spec(&self) -> JobSpec {
         JobSpec {
             name: "expire_entitlements",
-            about: "Lets access end that ends by date: scheduled cancellations, grace, overrides.",
+            about: "Lets access end that ends by date: scheduled cancellations, grace, overrides",
             schedule: "30 * * * * *",
             timeout: Duration::from_mins(5),
             missed: Missed::Once,

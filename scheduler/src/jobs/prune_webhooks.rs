@@ -16,7 +16,7 @@ impl Job for PruneWebhooks {
     fn spec(&self) -> JobSpec {
         JobSpec {
             name: "prune_webhooks",
-            about: "Empties the payloads of events that are long done, and deletes what is older still.",
+            about: "Empties the payloads of events that are long done, and deletes what is older still",
             schedule: "0 30 3 * * *",
             timeout: Duration::from_hours(1),
             missed: Missed::Once,

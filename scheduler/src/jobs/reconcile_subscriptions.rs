@@ -17,7 +17,7 @@ impl Job for ReconcileSubscriptions {
     fn spec(&self) -> JobSpec {
         JobSpec {
             name: "reconcile_subscriptions",
-            about: "Compares every subscription with Stripe, writes down each difference, and repairs it.",
+            about: "Compares every subscription with Stripe, writes down each difference, and repairs it",
             schedule: "0 0 */6 * * *",
             timeout: Duration::from_hours(1),
             missed: Missed::Once,

@@ -16,7 +16,7 @@ impl Job for RecoverMissedEvents {
     fn spec(&self) -> JobSpec {
         JobSpec {
             name: "recover_missed_events",
-            about: "Asks Stripe for the events since the last time, and stores those whose webhooks never arrived.",
+            about: "Asks Stripe for the events since the last time, and stores those whose webhooks never arrived",
             schedule: "0 */15 * * * *",
             timeout: Duration::from_mins(30),
             missed: Missed::Once,

@@ -14,7 +14,7 @@ impl Job for ResetMonthlyUsage {
     fn spec(&self) -> JobSpec {
         JobSpec {
             name: "reset_monthly_usage",
-            about: "Gives every user whose usage window is over the next one.",
+            about: "Gives every user whose usage window is over the next one",
             schedule: "0 */5 * * * *",
             timeout: Duration::from_mins(15),
             missed: Missed::Once,

@@ -21,7 +21,7 @@ impl Job for SendEmails {
     fn spec(&self) -> JobSpec {
         JobSpec {
             name: "send_emails",
-            about: "Sends the e-mails that wait, and those that have to be tried again.",
+            about: "Sends the e-mails that wait, and those that have to be tried again",
             schedule: "15 * * * * *",
             timeout: Duration::from_mins(5),
             missed: Missed::Once,

@@ -115,7 +115,8 @@ fn what_a_dead_processor_had_claimed_is_applied_and_told() {
         assert_eq!(passes.load(Ordering::SeqCst), 1, "metrics know of it");
         let again = run_retry(db, crate::workshop::tools(db)).await;
         let nothing = json!({
-            "released": 0, "rescued": 0, "recovered": 0, "parked": 0, "retried": 0, "failed": 0, "skipped": 0
+            "released": 0, "rescued": 0, "recovered": 0, "parked": 0, "retried": 0, "failed": 0, "skipped": 0,
+            "refetched": null,
         });
         assert_eq!(again.report, Some(nothing));
     });

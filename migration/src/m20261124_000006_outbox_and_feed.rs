@@ -2,7 +2,7 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::dialect::run;
+use crate::{dialect::run, policies::secure_functions};
 
 pub(crate) struct Migration;
 

@@ -5,7 +5,7 @@ use sea_orm_migration::prelude::*;
 
 use crate::{
     dialect::run,
-    policies::{secure, secure_functions, unsecure},
+    policies::{secure, unsecure},
 };
 
 pub(crate) struct Migration;
@@ -42,9 +42,6 @@ const TABLES: &[&str] = &[
     "onboarding_status",
 ];
 
-/// What only triggers call.
-const FUNCTIONS: &[&str] = &["trueup_changes_made()"];
-
 /// Turning row-level security on needs a table for itself for a moment. Whoever waits for that makes everybody else wait, so the wait is
 /// short, and the migration is to be run again where it was too short.
 const PATIENCE: &str = "SET LOCAL lock_timeout = '5s'";
@@ -55,7 +52,6 @@ impl MigrationTrait for Migration {
         if manager.get_database_backend() == DbBackend::Postgres {
             run(manager, &[PATIENCE]).await?;
             secure(manager, TABLES).await?;
-            secure_functions(manager, FUNCTIONS).await?;
         }
         Ok(())
     }

@@ -66,7 +66,9 @@ impl MigrationTrait for Migration {
         run(manager, WEBHOOKS).await?;
         run(manager, FEED).await?;
         let postgres = manager.get_database_backend() == DbBackend::Postgres;
-        run(manager, if postgres { POSTGRES_FEED } else { SQLITE_FEED }).await
+        run(manager, if postgres { POSTGRES_FEED } else { SQLITE_FEED }).await?;
+        // Only its trigger calls it.
+        secure_functions(manager, &["trueup_changes_made()"]).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

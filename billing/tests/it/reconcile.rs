@@ -145,7 +145,8 @@ fn two_subscriptions_of_one_user_are_repaired_together_and_make_one_entry() {
         let mut new = owned(2, user, "active");
         new.items[0].lookup_key = Some("elite".into());
         r.stripe.page_size(1);
-        r.stripe.subscriptions([shown(&new), shown(&old)]);
+        // Alone, what is read first would take the user's access.
+        r.stripe.subscriptions([shown(&old), shown(&new)]);
         let report = r.succeeds(APPLY).await;
         assert_eq!((report.repaired, report.access.lose), (2, 0), "nobody loses access on the way");
         let entries = r.desk.timeline(user).await;

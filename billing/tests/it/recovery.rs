@@ -1,5 +1,7 @@
 //! Events that never arrived come in through Stripe's Events API.
 
+use std::collections::BTreeMap;
+
 use billing::{
     inbox::IntakeRules,
     progress::Progress,
@@ -208,6 +210,15 @@ fn a_crowded_time_is_taken_in_smaller_slices_and_nothing_of_it_is_left_out() {
         r.stripe.events(events);
         let report = r.succeeds().await;
         assert_eq!((report.stored, r.inbox().await), (3_500, 3_500));
+        // What is held in memory is bounded: a slice of more than a second is given up after its eleventh page, which is one too many.
+        let mut pages: BTreeMap<String, u32> = BTreeMap::new();
+        for call in r.stripe.log() {
+            let slice = call.split(" after ").next().expect("a call").trim_start_matches("events ").to_owned();
+            *pages.entry(slice).or_default() += 1;
+        }
+        let within_a_second = |slice: &str| slice.split_once("..").is_some_and(|(begin, end)| begin == end);
+        assert!(pages.iter().all(|(slice, pages)| *pages <= 11 || within_a_second(slice)), "{pages:?}");
+        assert!(pages.iter().any(|(slice, pages)| *pages > 11 && within_a_second(slice)), "{pages:?}");
         r.desk.sql("UPDATE stripe_webhooks SET processing_status = 'skipped'").await;
         r.desk.close().await;
     });

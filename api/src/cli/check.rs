@@ -8,13 +8,15 @@ use billing::{
     db::Db,
     endpoint::Expected,
 };
+use entity::enums::RunOutcome;
+use scheduler::control::{self, JobState};
 use serde_json::json;
 
 use super::{
     database,
     output::{self, Table},
 };
-use crate::{config::Config, stripe};
+use crate::{config::Config, jobs, stripe};
 
 /// `trueup check`; exit code 1 where something does not work.
 pub(super) async fn run(as_json: bool, config: &Config) -> Result<ExitCode> {
@@ -107,6 +109,10 @@ async fn with_database(db: &Db, config: &Config) -> Vec<Item> {
         Ok(found) => items.extend(found),
         Err(error) => items.push(Item::bad(AREA, format!("it could not be asked: {error}"), "look at the database")),
     }
+    match control::list(db, &jobs::registry(config)).await {
+        Ok(states) => items.extend(of_jobs(&states)),
+        Err(error) => items.push(Item::bad(AREA, format!("it could not be asked: {error}"), "look at the database")),
+    }
     match stripe {
         Some(stripe) => {
             let expected = Expected { public_url: config.public_url.clone(), livemode: config.intake_rules.livemode };
@@ -121,6 +127,27 @@ async fn with_database(db: &Db, config: &Config) -> Vec<Item> {
             "set it to a restricted key that may read subscriptions, customers, checkout sessions, events and webhook endpoints",
         )),
         None => {}
+    }
+    items
+}
+
+/// Which jobs are not well: by their last run, or since nobody lets them run.
+fn of_jobs(states: &[JobState]) -> Vec<Item> {
+    const AREA: &str = "jobs";
+    let mut items: Vec<Item> = Vec::new();
+    for JobState { spec, paused_at, last_run, .. } in states {
+        let name = spec.name;
+        if paused_at.is_some() {
+            items.push(Item::warn(AREA, format!("{name} is paused"), format!("trueup jobs resume {name}")));
+        }
+        let outcome = last_run.as_ref().and_then(|run| run.outcome);
+        if let Some(outcome @ (RunOutcome::Failed | RunOutcome::Refused | RunOutcome::TimedOut)) = outcome {
+            let what = format!("the last run of {name} ended {outcome}");
+            items.push(Item::warn(AREA, what, format!("trueup jobs history {name} tells why")));
+        }
+    }
+    if items.is_empty() {
+        items.push(Item::ok(AREA, "none is paused, and none failed last"));
     }
     items
 }

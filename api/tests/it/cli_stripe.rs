@@ -141,6 +141,7 @@ async fn check_tells_what_is_wrong_and_how_to_mend_it() {
         "every event is stored up to",
         "leads to a tier",
         "none is uncertain",
+        "none is paused, and none failed last",
     ] {
         assert_eq!(find(items, part)["state"], "ok", "{part}");
     }
@@ -152,8 +153,12 @@ async fn check_tells_what_is_wrong_and_how_to_mend_it() {
         Answer::error(403, "permission", "The provided key does not have the required permissions")
     });
     desk.stripe.object("/v1/account", &json!({"id": "acct_2", "object": "account"}));
+    desk.run(&["jobs", "pause", "send_emails"]).await;
+    desk.run(&["jobs", "run", "recover_missed_events"]).await;
     let ill = desk.json(&["check", "--json"], 1).await;
     let items = ill["items"].as_array().unwrap();
+    assert_eq!(find(items, "send_emails is paused")["state"], "warn");
+    assert_eq!(find(items, "the last run of recover_missed_events ended failed")["state"], "warn");
     for (part, remedy) in
         [("we_1 is disabled", "trueup recover"), ("may not read", "permission"), ("of the account acct_2", "acct_1")]
     {

@@ -4,6 +4,8 @@
 //! Without any secret or token at all, [`development`] ones are made.
 
 pub mod development;
+#[cfg(test)]
+mod documented;
 mod jobs;
 mod read;
 mod tables;
@@ -318,6 +320,16 @@ impl Config {
 
     /// Reads an environment and the text of a file. Looks at nothing else.
     pub fn from(env: &impl Fn(&str) -> Option<String>, file: Option<(&Path, &str)>) -> Result<Self, ConfigErrors> {
+        let (config, Mistakes(mistakes, _)) = Self::gather(env, file);
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors { mistakes, file: file.map(|(path, _)| path.to_owned()) })
+        }
+    }
+
+    /// Reads as far as it can be read: what came of it, what is wrong, and what was asked for.
+    fn gather(env: &impl Fn(&str) -> Option<String>, file: Option<(&Path, &str)>) -> (Self, Mistakes) {
         let mut mistakes = Mistakes::default();
         let table = match file {
             Some((path, text)) => text.parse().unwrap_or_else(|error: toml::de::Error| {
@@ -334,11 +346,7 @@ impl Config {
         let config = read(&mut source);
         let Source { root, mut mistakes, warnings, .. } = source;
         root.finish(&mut mistakes);
-        if mistakes.0.is_empty() {
-            Ok(Self { warnings, ..config })
-        } else {
-            Err(ConfigErrors { mistakes: mistakes.0, file: file.map(|(path, _)| path.to_owned()) })
-        }
+        (Self { warnings, ..config }, mistakes)
     }
 }
 

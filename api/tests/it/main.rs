@@ -1,5 +1,6 @@
 //! Tests of the HTTP surface as its callers see it, on every kind of database at hand.
 
+mod cli_check;
 mod cli_commands;
 mod cli_jobs;
 mod cli_stripe;

@@ -1,0 +1,191 @@
+//! What the database tells.
+
+use chrono::TimeDelta;
+use entity::{
+    Time,
+    enums::SubscriptionStatus,
+    subscriptions::{self, Column, Entity},
+};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use super::{Item, listed, spell};
+use crate::{
+    catalog::Catalog,
+    db::Db,
+    facts::{Item as PricedItem, Rank, Subscription},
+    inbox::records,
+    processor::load::subscription,
+    projection::Standing,
+    reconcile, recovery,
+    store::inbox::clock,
+};
+
+/// An event that waits longer than this for its turn waits for something that does not come.
+const STUCK: TimeDelta = TimeDelta::minutes(10);
+/// A reconciliation is due every six hours.
+const RECONCILED: TimeDelta = TimeDelta::hours(24);
+/// Events are recovered every fifteen minutes.
+const RECOVERED: TimeDelta = TimeDelta::hours(1);
+/// Prices that are looked at.
+const PRICES: u64 = 500;
+
+/// What the database tells. `with_stripe` is true where there is an API key: without one nothing is ever compared with Stripe.
+pub async fn stored(db: &Db, catalog: &Catalog, with_stripe: bool) -> Result<Vec<Item>, DbErr> {
+    let now = clock(db.reader()).await?;
+    let mut items = events(db).await?;
+    items.push(uncertain(db, with_stripe).await?);
+    items.push(unmapped(db, catalog).await?);
+    if with_stripe {
+        items.push(reconciled(db, now).await?);
+        items.push(recovered(db, now).await?);
+    }
+    Ok(items)
+}
+
+/// The account against which everything was reconciled last.
+pub async fn remembered_account(db: &Db) -> Result<Option<String>, DbErr> {
+    reconcile::remembered_account(db).await
+}
+
+async fn events(db: &Db) -> Result<Vec<Item>, DbErr> {
+    const AREA: &str = "events";
+    let depth = records::depth(db).await?;
+    let mut items = Vec::new();
+    if depth.failed > 0 {
+        let remedy = "`trueup webhooks failures` groups them by cause; mend it, then `trueup webhooks retry`";
+        items.push(Item::warn(AREA, format!("{} failed for good", depth.failed), remedy));
+    }
+    if depth.parked > 0 {
+        let what = format!("{} wait for a user of theirs", depth.parked);
+        let remedy = "make the users (PUT /api/v1/users/{id}) with the addresses or ids that Stripe knows; `trueup webhooks list --status pending` \
+                      shows which wait";
+        items.push(Item::warn(AREA, what, remedy));
+    }
+    if depth.oldest_pending_seconds > STUCK.as_seconds_f64() {
+        let what = format!(
+            "{} wait to be applied, the oldest for {} minutes",
+            depth.pending,
+            TimeDelta::seconds(whole(depth.oldest_pending_seconds)).num_minutes()
+        );
+        items.push(Item::bad(
+            AREA,
+            what,
+            "start a server with its processor (`trueup serve`); its log tells what holds it up",
+        ));
+    }
+    if items.is_empty() {
+        items.push(Item::ok(AREA, format!("{} wait to be applied, none failed", depth.pending)));
+    }
+    Ok(items)
+}
+
+fn whole(seconds: f64) -> i64 {
+    // Within a year; and what is not is a long time anyway.
+    #[expect(clippy::cast_possible_truncation, reason = "clamped")]
+    let whole = seconds.clamp(0.0, 31_536_000.0) as i64;
+    whole
+}
+
+async fn uncertain(db: &Db, with_stripe: bool) -> Result<Item, DbErr> {
+    const AREA: &str = "subscriptions";
+    let uncertain = Entity::find().filter(Column::NeedsRefresh.eq(true)).count(db.reader()).await?;
+    Ok(match (uncertain, with_stripe) {
+        (0, _) => Item::ok(AREA, "none is uncertain"),
+        (n, true) => {
+            Item::warn(AREA, format!("{n} are uncertain: two events of one second disagree"), "run `trueup reconcile`")
+        }
+        (n, false) => Item::warn(
+            AREA,
+            format!("{n} are uncertain: two events of one second disagree, and only Stripe can tell"),
+            "set STRIPE_SECRET_KEY",
+        ),
+    })
+}
+
+#[derive(Debug, FromQueryResult)]
+struct Priced {
+    price_id: Option<String>,
+    product_id: Option<String>,
+    lookup_key: Option<String>,
+    subscriptions: i64,
+}
+
+/// Prices of living subscriptions that lead to no plan.
+async fn unmapped(db: &Db, catalog: &Catalog) -> Result<Item, DbErr> {
+    const AREA: &str = "plans";
+    let entitling = || {
+        let statuses = [SubscriptionStatus::Active, SubscriptionStatus::Trialing, SubscriptionStatus::PastDue];
+        Entity::find().filter(Column::Rank.eq(Rank::Living.number())).filter(Column::Status.is_in(statuses))
+    };
+    let priced: Vec<Priced> = entitling()
+        .select_only()
+        .columns([Column::PriceId, Column::ProductId, Column::LookupKey])
+        .column_as(Column::Id.count(), "subscriptions")
+        .group_by(Column::PriceId)
+        .group_by(Column::ProductId)
+        .group_by(Column::LookupKey)
+        .order_by_desc(Column::Id.count())
+        .limit(PRICES)
+        .into_model()
+        .all(db.reader())
+        .await?;
+    let mut unmapped = Vec::new();
+    for Priced { price_id, product_id, lookup_key, subscriptions } in priced {
+        let item = PricedItem { price_id: price_id.clone(), product_id, lookup_key, ..PricedItem::default() };
+        if catalog.of_item(&item, None).is_some() {
+            continue;
+        }
+        // Another item, or metadata, may lead to a plan: one of them tells.
+        let one = match &price_id {
+            Some(price) => entitling().filter(Column::PriceId.eq(price)),
+            None => entitling().filter(Column::PriceId.is_null()),
+        };
+        let one: Option<subscriptions::Model> = one.order_by_asc(Column::Id).limit(1).one(db.reader()).await?;
+        if let Some(row) = one
+            && leads_nowhere(&subscription(row)?, catalog)
+        {
+            unmapped.push(format!("{} ({subscriptions})", price_id.as_deref().unwrap_or("none")));
+        }
+    }
+    Ok(if unmapped.is_empty() {
+        Item::ok(AREA, "every price of a living subscription leads to a tier")
+    } else {
+        Item::bad(
+            AREA,
+            format!(
+                "prices of living subscriptions lead to no tier, so that whoever pays them has nothing: {}",
+                listed(&unmapped)
+            ),
+            "name each in `prices` of the [[plans]] it belongs to",
+        )
+    })
+}
+
+fn leads_nowhere(subscription: &Subscription, catalog: &Catalog) -> bool {
+    let standing = Standing { subscription, invoice: None, customer_deleted: false };
+    standing.deciding_item(catalog).1.is_none()
+}
+
+async fn reconciled(db: &Db, now: Time) -> Result<Item, DbErr> {
+    const AREA: &str = "reconcile";
+    const REMEDY: &str = "run `trueup reconcile`; `trueup serve` does so every six hours";
+    Ok(match reconcile::records::last_complete(db).await? {
+        Some(at) if now - at <= RECONCILED => Item::ok(AREA, format!("last to its end {} ago", spell(now - at))),
+        Some(at) => Item::warn(AREA, format!("last to its end {} ago", spell(now - at)), REMEDY),
+        None => Item::warn(AREA, "never to its end yet", REMEDY),
+    })
+}
+
+async fn recovered(db: &Db, now: Time) -> Result<Item, DbErr> {
+    const AREA: &str = "recovery";
+    const REMEDY: &str = "run `trueup recover`; `trueup serve` does so every fifteen minutes";
+    Ok(match recovery::stored_until(db).await? {
+        Some(at) if now - at <= RECOVERED => {
+            Item::ok(AREA, format!("every event is stored up to {} ago", spell(now - at)))
+        }
+        Some(at) => {
+            Item::warn(AREA, format!("events are known to be stored only up to {} ago", spell(now - at)), REMEDY)
+        }
+        None => Item::warn(AREA, "missed events were never asked for", REMEDY),
+    })
+}

@@ -27,7 +27,7 @@ mod usage;
 mod verify;
 
 pub use plan::{Plan, Planned, plan};
-pub use runner::{MigrateError, State, down, pending, status, up};
+pub use runner::{MigrateError, State, down, newer, pending, status, up};
 use sea_orm_migration::prelude::*;
 pub use usage::{IndexUse, UsageError, usage};
 pub use verify::{Finding, Kind, Problem, Verdict, VerifyError, verify};

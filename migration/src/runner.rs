@@ -1,12 +1,12 @@
 //! Runs migrations so that any number of processes may start on one empty database at the same moment.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, SqlxPostgresConnector, Statement,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, SqlxPostgresConnector, Statement,
     TransactionTrait, sqlx::postgres::PgPoolOptions,
 };
-use sea_orm_migration::{MigrationStatus, prelude::*};
+use sea_orm_migration::{prelude::*, seaql_migrations};
 
 use crate::Migrator;
 
@@ -27,6 +27,12 @@ pub enum MigrateError {
         "the database schema could not be migrated: {0}. Whatever is complete was kept, nothing half-done; mend the cause and run `trueup migrate up` again"
     )]
     Database(#[from] DbErr),
+    /// A newer version has migrated.
+    #[error(
+        "the database was migrated by a newer version than this one ({}): {}. Start that version; or, with its program, take them back: `trueup migrate down --steps {} --yes`",
+        env!("CARGO_PKG_VERSION"), .0.join(", "), .0.len()
+    )]
+    Newer(Vec<String>),
     /// The role may not see what there is.
     #[error(
         "the database is there, and the role {role} sees nothing of it: row-level security is on and lets only the tables' owner pass. Connect as {owner}, or let {role} act as it: GRANT {owner} TO {role}"
@@ -58,17 +64,33 @@ pub async fn down(db: &DatabaseConnection, steps: Option<u32>) -> Result<(), Mig
     exclusively(db, Direction::Down, steps).await
 }
 
-/// Every migration, oldest first. Writes nothing.
+/// Every migration of this version, oldest first. Those of a newer one are left out: a server of the version before goes on beside them while it is
+/// being replaced ([`newer`] tells of them). Writes nothing.
 pub async fn status(db: &DatabaseConnection) -> Result<Vec<State>, MigrateError> {
-    let migrations = Migrator::get_migration_with_status_read_only(db).await?;
-    let states: Vec<State> = migrations
+    let applied = applied(db).await?;
+    let states: Vec<State> = Migrator::migrations()
         .iter()
-        .map(|m| State { name: m.name().to_owned(), applied: m.status() == MigrationStatus::Applied })
+        .map(|migration| State { name: migration.name().to_owned(), applied: applied.contains(migration.name()) })
         .collect();
-    if states.iter().all(|state| !state.applied) {
+    if applied.is_empty() {
         look_whether_blind(db).await?;
     }
     Ok(states)
+}
+
+/// Migrations that are applied and that this version does not know. Writes nothing.
+pub async fn newer(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let known: BTreeSet<String> = Migrator::migrations().iter().map(|m| m.name().to_owned()).collect();
+    Ok(applied(db).await?.into_iter().filter(|name| !known.contains(name)).collect())
+}
+
+/// The names of what is applied.
+async fn applied(db: &DatabaseConnection) -> Result<BTreeSet<String>, DbErr> {
+    // As sea-orm-migration keeps them.
+    if !SchemaManager::new(db).has_table("seaql_migrations").await? {
+        return Ok(BTreeSet::new());
+    }
+    Ok(seaql_migrations::Entity::find().all(db).await?.into_iter().map(|row| row.version).collect())
 }
 
 /// To a role that row-level security keeps out, a full database looks like an empty one.
@@ -110,6 +132,10 @@ impl Direction {
 /// keeps it) and falls with its process. SQLite: what is pending is applied in transactions, so of two processes one loses cleanly
 /// and looks again.
 async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
+    let newer = newer(db).await?;
+    if !newer.is_empty() {
+        return Err(MigrateError::Newer(newer));
+    }
     if db.get_database_backend() == DbBackend::Postgres {
         status(db).await?;
         let patient = patient(db);

@@ -6,6 +6,8 @@ mod check;
 mod client;
 mod database;
 mod demo;
+#[cfg(test)]
+mod deployed;
 mod emails;
 mod jobs;
 mod output;

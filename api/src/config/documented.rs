@@ -129,7 +129,7 @@ fn spelled_out(postgres: bool) -> String {
     for Row { table, key, default } in rows() {
         let Some((sqlite, on_postgres)) = default else { continue };
         let value = if postgres { on_postgres } else { sqlite };
-        if table.is_empty() && key == "DATABASE_URL" || jobs.contains(&&*key) {
+        if table.is_empty() && matches!(&*key, "DATABASE_URL" | CONFIG) || jobs.contains(&&*key) {
             continue;
         }
         match &*table {

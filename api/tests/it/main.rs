@@ -6,6 +6,7 @@ mod cli_jobs;
 mod cli_stripe;
 mod cli_usage;
 mod config_mistakes;
+mod documents;
 mod http_admin;
 mod http_changes;
 mod http_gates;

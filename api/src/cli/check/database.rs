@@ -37,7 +37,13 @@ pub(super) async fn database(config: &Config) -> (Vec<Item>, Option<String>) {
     };
     let mut items = vec![Item::ok(AREA, format!("{} answers", config.database_shown()))];
     match migration::pending(db.reader()).await {
-        Ok(0) => items.push(Item::ok("migrations", "the schema is that of this version")),
+        Ok(0) => match migration::newer(db.reader()).await {
+            Ok(newer) if !newer.is_empty() => {
+                let what = format!("the database was migrated by a newer version: {}", newer.join(", "));
+                items.push(Item::warn("migrations", what, "replace this version; it would not start again"));
+            }
+            _ => items.push(Item::ok("migrations", "the schema is that of this version")),
+        },
         Ok(n) => {
             items.push(Item::bad("migrations", format!("{n} migrations are pending"), "run `trueup migrate up`"));
             return (items, None);

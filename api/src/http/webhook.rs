@@ -109,7 +109,10 @@ impl WebhookApi {
         };
         let took = start.elapsed();
         app.metrics.webhook_received(&event_type, outcome);
-        app.metrics.webhook_answered_after(took.as_secs_f64());
+        if answer.is_ok() {
+            // What could not be stored counts as an answer 5xx; were it here as well, whoever adds the two up would count it twice.
+            app.metrics.webhook_acknowledged_after(took.as_secs_f64());
+        }
         tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = milliseconds(took), "webhook");
         Ok(Answer(Acknowledged { received: true, event_id, outcome: answer? }))
     }

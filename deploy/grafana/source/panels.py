@@ -52,7 +52,7 @@ class Panel:
 
 
 def series(title, targets, *, about, unit="short", width=8, height=8, thresholds=None, stack=False, links=(), legend="list", bars=False,
-           least=0, most=None, log=False):
+           least=0, log=False):
     """Lines over time. Thresholds are drawn as dashed lines."""
     custom = {
         "drawStyle": "bars" if bars else "line",
@@ -64,9 +64,7 @@ def series(title, targets, *, about, unit="short", width=8, height=8, thresholds
         "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
         "thresholdsStyle": {"mode": "dashed" if thresholds else "off"},
     }
-    defaults = {} if log else {"min": least}
-    if most is not None:
-        defaults["max"] = most
+    defaults = {} if log or least is None else {"min": least}
     options = {
         "legend": {"displayMode": legend, "placement": "bottom", "showLegend": True, "calcs": ["lastNotNull", "max"] if legend == "table" else []},
         "tooltip": {"mode": "multi", "sort": "desc"},

@@ -62,7 +62,7 @@ pub(crate) fn assemble(
     let stripe = stripe::client(config, Some(Arc::clone(&metrics)))?;
     let mailing = Mailing::of(config, &catalog, &metrics, name(address)).map_err(ServeError::Template)?;
     let nudge = Arc::new(Notify::new());
-    let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
+    let (inbox, writers) = Inbox::start(&db.reserved(), config.inbox.clone(), &nudge);
     let feed = Feed::start(db.clone(), stop.clone());
     let options = ProcessorOptions { holder: name(address), ..config.processor.clone() };
     let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone());

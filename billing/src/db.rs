@@ -3,43 +3,35 @@
 //! `SQLite` has one writer at a time. A transaction that reads first and writes later may find, when it comes to write, that
 //! another wrote in between; no waiting cures that. So every write goes through [`Db::write`], which begins `IMMEDIATE` and lets
 //! the writers of this process queue in memory, in order, instead of polling the file's lock.
+//!
+//! PostgreSQL may stand behind a pooler that hands its connections on after each transaction: see [`session`].
+
+mod connect;
+mod options;
+mod refusal;
+mod session;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use entity::Time;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode,
+    TransactionOptions,
     sqlx::{
-        self, Connection as _, PgConnection,
+        self,
         postgres::PgSeverity,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+pub use self::{
+    options::{DbOptions, Pooler},
+    refusal::Refusal,
+    session::{Reader, Tx},
+};
+
 use crate::store::{fence, inbox};
-
-/// How to connect.
-#[derive(Debug, Clone)]
-pub struct DbOptions {
-    /// Connections in the pool.
-    pub max_connections: u32,
-    /// How long a caller waits for a connection.
-    pub acquire_timeout: Duration,
-    /// How long a statement may run (PostgreSQL); a lock may be waited for a third of it.
-    pub statement_timeout: Duration,
-}
-
-impl Default for DbOptions {
-    fn default() -> Self {
-        Self {
-            max_connections: 10,
-            acquire_timeout: Duration::from_secs(3),
-            statement_timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// The lease under which a job writes. Its token rises whenever somebody else takes the lease over, so a run that was thought dead and
 /// comes back can write nothing any more.
@@ -54,7 +46,9 @@ pub struct Fence {
 /// A pool of connections to one database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Db {
-    connection: DatabaseConnection,
+    reader: Reader,
+    /// The connections that are kept for what must not wait; none on `SQLite`.
+    reserved: Option<DatabaseConnection>,
     backend: DbBackend,
     sqlite_writer: Arc<Mutex<()>>,
     fence: Option<Arc<Fence>>,
@@ -62,46 +56,65 @@ pub struct Db {
 
 impl Db {
     /// Connects. A `SQLite` file, and the folder it is to lie in, are made where missing.
+    ///
+    /// # Errors
+    /// Those of the database; [`Refusal::of`] tells which of them no second try mends.
     pub async fn connect(url: &str, options: &DbOptions) -> Result<Self, DbErr> {
+        if !url.starts_with("sqlite:") {
+            let connect::Connected { shared, reserved, pooled } = connect::connect(url, options).await?;
+            return Ok(Self { reserved, ..Self::over(Reader { connection: shared, pooled }) });
+        }
+        make_folder(url)?;
         let mut connect = ConnectOptions::new(url);
         connect
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
             .connect_timeout(options.acquire_timeout)
             .sqlx_logging(false);
-        if url.starts_with("sqlite:") {
-            make_folder(url)?;
-            connect.map_sqlx_sqlite_opts(|sqlite| {
-                sqlite
-                    .create_if_missing(true)
-                    .journal_mode(SqliteJournalMode::Wal)
-                    // What is acknowledged must survive a power cut, not only a crash of this process.
-                    .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(Duration::from_secs(5))
-                    .foreign_keys(true)
-                    .pragma("temp_store", "memory")
-            });
-        } else {
-            let millis = options.statement_timeout.as_millis();
-            // Once without the pool: it would try until its time is up, and then know only that.
-            let probe = PgConnection::connect(url);
-            let refused = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
-            match tokio::time::timeout(options.acquire_timeout, probe).await {
-                Ok(probe) => probe.map_err(refused)?.close().await.map_err(refused)?,
-                Err(_) => return Err(refused(sqlx::Error::PoolTimedOut)),
-            }
-            connect.map_sqlx_postgres_opts(move |postgres| {
-                postgres
-                    .application_name("trueup")
-                    .options([("statement_timeout", millis.to_string()), ("lock_timeout", (millis / 3).to_string())])
-            });
+        if let Some(threshold) = options.slow_statement {
+            connect
+                .sqlx_logging(true)
+                .sqlx_logging_level(log::LevelFilter::Off)
+                .sqlx_slow_statements_logging_settings(log::LevelFilter::Warn, threshold);
         }
+        connect.map_sqlx_sqlite_opts(|sqlite| {
+            sqlite
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                // What is acknowledged must survive a power cut, not only a crash of this process.
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(Duration::from_secs(5))
+                .foreign_keys(true)
+                .pragma("temp_store", "memory")
+        });
         Ok(Self::from(Database::connect(connect).await?))
     }
 
-    /// The pool, for reading.
-    pub fn reader(&self) -> &DatabaseConnection {
-        &self.connection
+    fn over(reader: Reader) -> Self {
+        let backend = reader.get_database_backend();
+        Self { reader, reserved: None, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
+    }
+
+    /// Where single statements are run: reads, and on PostgreSQL writes that are one statement.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The pool itself, for those who change the schema. Behind a pooler ([`Db::is_pooled`]) nothing may be asked of it directly.
+    pub fn connection(&self) -> &DatabaseConnection {
+        &self.reader.connection
+    }
+
+    /// True behind a pooler in transaction mode, which keeps no sessions: no `LISTEN`, no session's settings, nothing prepared.
+    pub fn is_pooled(&self) -> bool {
+        self.reader.pooled.is_some()
+    }
+
+    /// The same database by connections that requests and jobs do not use: what stores webhooks or renews a lease must not wait behind them.
+    #[must_use]
+    pub fn reserved(&self) -> Self {
+        let Some(connection) = &self.reserved else { return self.clone() };
+        Self { reader: Reader { connection: connection.clone(), ..self.reader.clone() }, ..self.clone() }
     }
 
     /// Which database this is.
@@ -137,41 +150,37 @@ impl Db {
 
     async fn begin(&self) -> Result<WriteTx, DbErr> {
         if self.backend != DbBackend::Sqlite {
-            // As a task: whoever gives up while `BEGIN` is on its way would otherwise leave the connection within a transaction that nobody
-            // knows of (sqlx-postgres 0.9 counts a transaction only once it is answered, and takes back only what it counts). The next
-            // statement on that connection would be answered, and never be committed.
-            let connection = self.connection.clone();
-            let beginning =
-                tokio::spawn(async move { connection.begin_with_options(TransactionOptions::default()).await });
-            let tx = beginning.await.map_err(|error| {
-                DbErr::Conn(RuntimeErr::Internal(format!("a transaction could not be begun: {error}")))
-            })??;
-            return Ok(WriteTx { tx, _turn: None });
+            return Ok(WriteTx { tx: self.reader.begin(TransactionOptions::default()).await?, _turn: None });
         }
         let turn = Arc::clone(&self.sqlite_writer).lock_owned().await;
         let immediate = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let tx = self.connection.begin_with_options(immediate).await?;
-        Ok(WriteTx { tx, _turn: Some(turn) })
+        Ok(WriteTx { tx: self.reader.begin(immediate).await?, _turn: Some(turn) })
     }
 
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<(), DbErr> {
-        self.connection.ping().await
+        if self.is_pooled() {
+            // The pooler answers less than a statement by itself.
+            return self.reader.execute_unprepared("SELECT 1").await.map(|_| ());
+        }
+        self.reader.connection.ping().await
     }
 
     /// Closes the pool.
     pub async fn close(self) -> Result<(), DbErr> {
-        self.connection.close().await
+        if let Some(reserved) = self.reserved {
+            reserved.close().await?;
+        }
+        self.reader.connection.close().await
     }
 }
 
 impl From<DatabaseConnection> for Db {
     fn from(connection: DatabaseConnection) -> Self {
-        let backend = connection.get_database_backend();
-        Self { connection, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
+        Self::over(Reader { connection, pooled: None })
     }
 }
 
@@ -179,7 +188,7 @@ impl From<DatabaseConnection> for Db {
 #[derive(Debug)]
 pub struct WriteTx {
     // Declared before the turn: the transaction ends before the next writer begins.
-    tx: DatabaseTransaction,
+    tx: Tx,
     _turn: Option<OwnedMutexGuard<()>>,
 }
 
@@ -191,8 +200,8 @@ impl WriteTx {
 }
 
 impl Deref for WriteTx {
-    type Target = DatabaseTransaction;
-    fn deref(&self) -> &DatabaseTransaction {
+    type Target = Tx;
+    fn deref(&self) -> &Tx {
         &self.tx
     }
 }

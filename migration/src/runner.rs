@@ -1,14 +1,17 @@
 //! Runs migrations so that any number of processes may start on one empty database at the same moment.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, SqlxPostgresConnector, Statement,
-    TransactionTrait, sqlx::postgres::PgPoolOptions,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, Set,
+    Statement,
 };
-use sea_orm_migration::{MigrationStatus, prelude::*};
+use sea_orm_migration::{MigrationStatus, prelude::*, seaql_migrations};
 
-use crate::Migrator;
+use crate::{
+    Migrator,
+    ground::{Ground, Target, begin},
+};
 
 /// Key of the lock under which PostgreSQL schemas are migrated: the bytes of `trueup`.
 const LOCK_KEY: i64 = 0x7472_7565_7570;
@@ -49,17 +52,17 @@ pub struct State {
 }
 
 /// Applies what is pending: all of it, or the first `steps`. Safe to call from several processes at once.
-pub async fn up(db: &DatabaseConnection, steps: Option<u32>) -> Result<(), MigrateError> {
-    exclusively(db, Direction::Up, steps).await
+pub async fn up<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<(), MigrateError> {
+    exclusively(db.into(), Direction::Up, steps).await
 }
 
 /// Takes back the last `steps` migrations, or all of them.
-pub async fn down(db: &DatabaseConnection, steps: Option<u32>) -> Result<(), MigrateError> {
-    exclusively(db, Direction::Down, steps).await
+pub async fn down<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<(), MigrateError> {
+    exclusively(db.into(), Direction::Down, steps).await
 }
 
 /// Every migration, oldest first. Writes nothing.
-pub async fn status(db: &DatabaseConnection) -> Result<Vec<State>, MigrateError> {
+pub async fn status(db: &impl ConnectionTrait) -> Result<Vec<State>, MigrateError> {
     let migrations = Migrator::get_migration_with_status_read_only(db).await?;
     let states: Vec<State> = migrations
         .iter()
@@ -72,7 +75,7 @@ pub async fn status(db: &DatabaseConnection) -> Result<Vec<State>, MigrateError>
 }
 
 /// To a role that row-level security keeps out, a full database looks like an empty one.
-async fn look_whether_blind(db: &DatabaseConnection) -> Result<(), MigrateError> {
+async fn look_whether_blind(db: &impl ConnectionTrait) -> Result<(), MigrateError> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(());
     }
@@ -85,7 +88,7 @@ async fn look_whether_blind(db: &DatabaseConnection) -> Result<(), MigrateError>
 }
 
 /// How many migrations wait to be applied. Writes nothing.
-pub async fn pending(db: &DatabaseConnection) -> Result<usize, MigrateError> {
+pub async fn pending(db: &impl ConnectionTrait) -> Result<usize, MigrateError> {
     Ok(status(db).await?.iter().filter(|state| !state.applied).count())
 }
 
@@ -97,9 +100,72 @@ enum Direction {
 
 impl Direction {
     async fn go(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
+        match (self, db.get_database_backend()) {
+            (_, DbBackend::Postgres) => self.step_by_step(db, steps).await,
+            (Self::Up, _) => Migrator::up(db, steps).await,
+            (Self::Down, _) => Migrator::down(db, steps).await,
+        }
+    }
+
+    /// On PostgreSQL, as [`MigratorTrait`] does it, but that whatever is prepared is prepared within a transaction: behind a pooler nothing else
+    /// stays on one connection of the server.
+    async fn step_by_step(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
+        let tx = begin(db).await?;
+        Migrator::install(&tx).await?;
+        let states = Migrator::get_migration_with_status_read_only(&tx).await?;
+        tx.commit().await?;
+        let is_applied = |name: &str| {
+            states.iter().any(|state| state.name() == name && state.status() == MigrationStatus::Applied)
+        };
+        let most = steps.map_or(usize::MAX, |steps| usize::try_from(steps).unwrap_or(usize::MAX));
+        let mut migrations = Migrator::migrations();
+        migrations.retain(|migration| is_applied(migration.name()) == matches!(self, Self::Down));
+        if matches!(self, Self::Down) {
+            migrations.reverse();
+        }
+        for migration in migrations.into_iter().take(most) {
+            tracing::info!(migration = migration.name(), "{}", self.told());
+            if migration.use_transaction().unwrap_or(true) {
+                let tx = begin(db).await?;
+                self.run(&*migration, &SchemaManager::new(&tx)).await?;
+                self.record(&tx, migration.name()).await?;
+                tx.commit().await?;
+            } else {
+                self.run(&*migration, &SchemaManager::new(db)).await?;
+                let tx = begin(db).await?;
+                self.record(&tx, migration.name()).await?;
+                tx.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    const fn told(self) -> &'static str {
         match self {
-            Self::Up => Migrator::up(db, steps).await,
-            Self::Down => Migrator::down(db, steps).await,
+            Self::Up => "applying a migration",
+            Self::Down => "taking a migration back",
+        }
+    }
+
+    async fn run(self, migration: &dyn MigrationTrait, manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+        match self {
+            Self::Up => migration.up(manager).await,
+            Self::Down => migration.down(manager).await,
+        }
+    }
+
+    async fn record(self, tx: &DatabaseTransaction, name: &str) -> Result<(), DbErr> {
+        match self {
+            Self::Up => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let applied_at = Set(now.try_into().unwrap_or_default());
+                let row = seaql_migrations::ActiveModel { version: Set(name.to_owned()), applied_at };
+                seaql_migrations::Entity::insert(row).exec(tx).await.map(|_| ())
+            }
+            Self::Down => {
+                let row = seaql_migrations::Column::Version.eq(name);
+                seaql_migrations::Entity::delete_many().filter(row).exec(tx).await.map(|_| ())
+            }
         }
     }
 }
@@ -109,14 +175,14 @@ impl Direction {
 /// PostgreSQL: under an advisory lock of a transaction of its own, which needs no session (a pooler in transaction mode
 /// keeps it) and falls with its process. SQLite: what is pending is applied in transactions, so of two processes one loses cleanly
 /// and looks again.
-async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
+async fn exclusively(target: Target<'_>, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
+    let ground = Ground::of(target);
+    let db = &ground.db;
     if db.get_database_backend() == DbBackend::Postgres {
-        status(db).await?;
-        let patient = patient(db);
-        let lock = lock(&patient).await?;
-        let done = direction.go(&patient, steps).await;
-        let released = lock.commit().await.and(patient.close().await);
-        return Ok(done.and(released)?);
+        let done = locked(db, direction, steps).await;
+        let closed = ground.close().await;
+        done?;
+        return Ok(closed?);
     }
     let mut tries = 0;
     loop {
@@ -132,17 +198,15 @@ async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Optio
     }
 }
 
-/// Two connections to the same database that wait as long as it takes: the build of an index on a large table outlasts every limit that is
-/// right for the statements of a server. One holds the lock, the other works.
-fn patient(db: &DatabaseConnection) -> DatabaseConnection {
-    let given = db.get_postgres_connection_pool();
-    let limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"];
-    let options = given.connect_options().as_ref().clone().options(limits.map(|limit| (limit, "0")));
-    let pool = PgPoolOptions::new()
-        .max_connections(2)
-        .acquire_timeout(given.options().get_acquire_timeout())
-        .connect_lazy_with(options);
-    SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
+/// Of the two connections one holds the lock, the other works.
+async fn locked(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
+    let looking = begin(db).await?;
+    status(&looking).await?;
+    looking.commit().await?;
+    let lock = lock(db).await?;
+    let done = direction.go(db, steps).await;
+    let released = lock.commit().await;
+    Ok(done.and(released)?)
 }
 
 /// Holds the lock until the transaction ends, however long another process takes before.
@@ -153,8 +217,7 @@ fn patient(db: &DatabaseConnection) -> DatabaseConnection {
 async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let mut told = false;
     loop {
-        #[expect(clippy::disallowed_methods, reason = "PostgreSQL only; the trap is SQLite's")]
-        let lock = db.begin().await?;
+        let lock = begin(db).await?;
         let sql = format!("SELECT pg_try_advisory_xact_lock({LOCK_KEY}) AS held");
         let row = lock.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
         if row.map(|row| row.try_get::<bool>("", "held")).transpose()? == Some(true) {

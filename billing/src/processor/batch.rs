@@ -119,7 +119,7 @@ impl Processor {
     }
 
     async fn renew(&self, token: Uuid) -> Result<(), DbErr> {
-        let tx = self.db.write().await?;
+        let tx = self.db.reserved().write().await?;
         inbox::renew(&*tx, token, self.options.lease.as_secs_f64()).await?;
         tx.commit().await
     }

@@ -77,7 +77,10 @@ pgbouncer_start() {
 }
 
 pgbouncer_stop() {
-  [[ -z $pgbouncer_pid ]] || kill -KILL "$pgbouncer_pid" 2>/dev/null || true
+  if [[ -n $pgbouncer_pid ]]; then
+    # Waited for, so that the shell does not tell of its end.
+    { kill -KILL "$pgbouncer_pid" && wait "$pgbouncer_pid"; } 2>/dev/null || true
+  fi
   [[ -z $pgbouncer_dir ]] || rm -rf "$pgbouncer_dir"
   pgbouncer_pid='' pgbouncer_dir=''
 }

@@ -53,7 +53,6 @@ pub(super) fn database(root: &mut Section, mistakes: &mut Mistakes, sqlite: bool
         mistakes.add(section.name("lock_timeout"), wrong, "a wait for a lock is part of a statement: lower it");
     }
     if let Some(reserved) = reserved
-        && !sqlite
         && reserved.saturating_add(SHARED) > options.max_connections
     {
         let all = options.max_connections;

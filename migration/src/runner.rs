@@ -114,9 +114,8 @@ impl Direction {
         Migrator::install(&tx).await?;
         let states = Migrator::get_migration_with_status_read_only(&tx).await?;
         tx.commit().await?;
-        let is_applied = |name: &str| {
-            states.iter().any(|state| state.name() == name && state.status() == MigrationStatus::Applied)
-        };
+        let is_applied =
+            |name: &str| states.iter().any(|state| state.name() == name && state.status() == MigrationStatus::Applied);
         let most = steps.map_or(usize::MAX, |steps| usize::try_from(steps).unwrap_or(usize::MAX));
         let mut migrations = Migrator::migrations();
         migrations.retain(|migration| is_applied(migration.name()) == matches!(self, Self::Down));

@@ -10,7 +10,10 @@ use super::{
     Usage,
     output::{self, Table},
 };
-use crate::{config::Config, serve::{out_of_reach, target}};
+use crate::{
+    config::Config,
+    serve::{out_of_reach, target},
+};
 
 /// What can be done with the schema.
 #[derive(Debug, Subcommand)]

@@ -306,8 +306,14 @@ fn what_cannot_work_together_is_refused() {
         ("[intake]\ndeadline = \"1s\"", "intake.deadline: 1s is shorter than database.acquire_timeout (3s)"),
         ("[retry]\npauses = [\"1m\", \"1s\"]", "retry.pauses: a later pause is shorter"),
         ("[retry]\npauses = [\"1s\", \"1m\"]\nattempts = 2", "retry.pauses: holds 2 pauses, more than 2 attempts"),
-        ("[database]\nreserved_connections = 7", "database.reserved_connections: 7 of database.max_connections (8) leave too few"),
-        ("[database]\nlock_timeout = \"1m\"", "database.lock_timeout: 1m is longer than database.statement_timeout (30s)"),
+        (
+            "[database]\nreserved_connections = 7",
+            "database.reserved_connections: 7 of database.max_connections (8) leave too few",
+        ),
+        (
+            "[database]\nlock_timeout = \"1m\"",
+            "database.lock_timeout: 1m is longer than database.statement_timeout (30s)",
+        ),
         ("[database]\npooler = \"session\"", "database.pooler: `session` is none of the three; write \"auto\""),
         ("[database]\napplication_name = \"\"", "database.application_name: is no name that PostgreSQL keeps"),
         ("[database]\nmax_connections = 1", "database.max_connections: 1 is out of bounds"),

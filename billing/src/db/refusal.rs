@@ -130,10 +130,7 @@ mod tests {
     #[test]
     fn what_no_second_try_mends_is_told_from_what_passes() {
         let certificate = |error| io::Error::new(io::ErrorKind::InvalidData, TlsError::InvalidCertificate(error));
-        assert_eq!(
-            of(sqlx::Error::Io(certificate(CertificateError::UnknownIssuer))),
-            Some(Refusal::UnknownAuthority)
-        );
+        assert_eq!(of(sqlx::Error::Io(certificate(CertificateError::UnknownIssuer))), Some(Refusal::UnknownAuthority));
         assert_eq!(of(sqlx::Error::Io(certificate(CertificateError::NotValidForName))), Some(Refusal::OtherName));
         assert_eq!(of(sqlx::Error::Io(certificate(CertificateError::Expired))), Some(Refusal::Expired));
         assert_eq!(of(sqlx::Error::Tls("server does not support TLS".into())), Some(Refusal::NoTls));

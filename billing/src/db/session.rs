@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
-    Statement, TransactionOptions, TransactionTrait, Values,
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
+    QueryResult, RuntimeErr, Statement, TransactionOptions, TransactionTrait, Values,
     sqlx::{self, AssertSqlSafe, Executor, Postgres, query::Query},
 };
 use sea_query_sqlx::SqlxValues;
@@ -56,9 +56,9 @@ impl Reader {
                 }
             }
         });
-        let begun = beginning.await.map_err(|error| {
-            DbErr::Conn(RuntimeErr::Internal(format!("a transaction could not be begun: {error}")))
-        })?;
+        let begun = beginning
+            .await
+            .map_err(|error| DbErr::Conn(RuntimeErr::Internal(format!("a transaction could not be begun: {error}"))))?;
         begun.map(Tx)
     }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use billing::{inbox::records, mail::outbox, reconcile};
-use metrics::InboxDepth;
+use metrics::{InboxDepth, labels::ScrapePart};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
 use tokio::{
@@ -173,7 +173,6 @@ impl HealthApi {
         let measuring = async { tokio::try_join!(records::depth(&self.app.db), outbox::pending(&self.app.db)) };
         match timeout(PATIENCE, measuring).await {
             Ok(Ok((depth, emails))) => {
-                metrics.emails_pending(emails);
                 metrics.database_up(true);
                 metrics.inbox_measured(&InboxDepth {
                     pending: depth.pending,
@@ -182,19 +181,22 @@ impl HealthApi {
                     parked: depth.parked,
                     oldest_pending_seconds: depth.oldest_pending_seconds,
                     oldest_processing_seconds: depth.oldest_processing_seconds,
+                    emails,
                 });
             }
             Ok(Err(error)) => {
                 metrics.database_up(false);
+                metrics.part_unknown(ScrapePart::Inbox);
                 tracing::warn!(%error, "the inbox could not be measured");
             }
             Err(_) => {
                 metrics.database_up(false);
+                metrics.part_unknown(ScrapePart::Inbox);
                 tracing::warn!("the inbox could not be measured in time");
             }
         }
-        if let Ok(Ok(Some(at))) = timeout(PATIENCE, reconcile::records::last_complete(&self.app.db)).await {
-            metrics.reconcile_last_complete(at.timestamp());
+        if let Ok(Ok(at)) = timeout(PATIENCE, reconcile::records::last_complete(&self.app.db)).await {
+            metrics.jobs_measured([], at.map(|at| at.timestamp()));
         }
         *measured = Some(Instant::now());
     }

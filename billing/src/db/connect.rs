@@ -11,7 +11,10 @@ use sea_orm::{
     },
 };
 
-use super::options::{DbOptions, Pooler};
+use super::{
+    ACQUIRE_LEVEL,
+    options::{DbOptions, Pooler},
+};
 
 /// A parameter of the URL by which hosts tell other libraries of a pooler (Prisma's, which Supabase shows); our word for it is `database.pooler`.
 const POOLER_PARAMETER: &str = "pgbouncer=true";
@@ -28,7 +31,7 @@ pub(super) struct Connected {
     pub(super) shared: DatabaseConnection,
     pub(super) reserved: Option<DatabaseConnection>,
     /// How a transaction begins behind a pooler in transaction mode; none where there is none.
-    pub(super) pooled: Option<Arc<str>>,
+    pub(super) begin: Option<Arc<str>>,
 }
 
 pub(super) async fn connect(url: &str, options: &DbOptions) -> Result<Connected, DbErr> {
@@ -50,7 +53,7 @@ pub(super) async fn connect(url: &str, options: &DbOptions) -> Result<Connected,
     Ok(Connected {
         shared: pool(options.max_connections - reserved),
         reserved: (reserved > 0).then(|| pool(reserved)),
-        pooled: pooled.then(|| begin_with_limits(options)),
+        begin: pooled.then(|| begin_with_limits(options)),
     })
 }
 
@@ -77,7 +80,10 @@ fn connect_options(url: &str, options: &DbOptions) -> Result<PgConnectOptions, s
 }
 
 fn pool(pg: &PgConnectOptions, options: &DbOptions, most: u32, pooled: bool) -> sqlx::PgPool {
-    let pool = PgPoolOptions::new().max_connections(most).acquire_timeout(options.acquire_timeout);
+    let pool = PgPoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(options.acquire_timeout)
+        .acquire_time_level(ACQUIRE_LEVEL);
     let pool = if pooled {
         pool.test_before_acquire(false).before_acquire(|connection, idle| {
             Box::pin(async move {

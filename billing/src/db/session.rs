@@ -12,17 +12,28 @@ use async_trait::async_trait;
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
     QueryResult, RuntimeErr, Statement, TransactionOptions, TransactionTrait, Values,
-    sqlx::{self, AssertSqlSafe, Executor, Postgres, query::Query},
+    sqlx::{self, AssertSqlSafe, Executor, PgConnection, Postgres, query::Query},
 };
 use sea_query_sqlx::SqlxValues;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
+
+use super::watch::{DbNews, Watch};
 
 /// Where single statements are run, each by itself.
 #[derive(Debug, Clone)]
 pub struct Reader {
     pub(super) connection: DatabaseConnection,
-    /// How a transaction begins behind a pooler; none where a connection is a session.
-    pub(super) pooled: Option<Arc<str>>,
+    /// None where a connection is a session.
+    pub(super) pooled: Option<Pooled>,
+}
+
+/// What is known behind a pooler.
+#[derive(Debug, Clone)]
+pub(super) struct Pooled {
+    /// How a transaction begins.
+    pub(super) begin: Arc<str>,
+    /// Who is told of each statement, as SeaORM tells of its own.
+    pub(super) watch: Arc<Watch>,
 }
 
 /// A transaction, of whichever kind.
@@ -32,7 +43,14 @@ pub struct Tx(Kind);
 #[derive(Debug)]
 enum Kind {
     Session(DatabaseTransaction),
-    Pooled(Mutex<sqlx::Transaction<'static, Postgres>>),
+    Pooled(Unnamed),
+}
+
+/// A transaction whose statements are prepared without a name.
+#[derive(Debug)]
+struct Unnamed {
+    tx: Mutex<sqlx::Transaction<'static, Postgres>>,
+    watch: Arc<Watch>,
 }
 
 impl Reader {
@@ -49,10 +67,10 @@ impl Reader {
         let beginning = tokio::spawn(async move {
             match pooled {
                 None => connection.begin_with_options(options).await.map(Kind::Session),
-                Some(begin) => {
+                Some(Pooled { begin, watch }) => {
                     let pool = connection.get_postgres_connection_pool();
                     let tx = pool.begin_with(AssertSqlSafe(begin.to_string())).await.map_err(not_begun)?;
-                    Ok(Kind::Pooled(Mutex::new(tx)))
+                    Ok(Kind::Pooled(Unnamed { tx: Mutex::new(tx), watch }))
                 }
             }
         });
@@ -110,7 +128,7 @@ impl Tx {
     pub(super) async fn commit(self) -> Result<(), DbErr> {
         match self.0 {
             Kind::Session(tx) => tx.commit().await,
-            Kind::Pooled(tx) => tx.into_inner().commit().await.map_err(not_executed),
+            Kind::Pooled(tx) => tx.tx.into_inner().commit().await.map_err(not_executed),
         }
     }
 }
@@ -128,8 +146,7 @@ impl ConnectionTrait for Tx {
         match &self.0 {
             Kind::Session(tx) => tx.execute_raw(stmt).await,
             Kind::Pooled(tx) => {
-                let mut tx = tx.lock().await;
-                unnamed(stmt).execute(&mut **tx).await.map(Into::into).map_err(not_executed)
+                tx.run(async |tx| unnamed(stmt).execute(tx).await).await.map(Into::into).map_err(not_executed)
             }
         }
     }
@@ -138,9 +155,8 @@ impl ConnectionTrait for Tx {
         match &self.0 {
             Kind::Session(tx) => tx.execute_unprepared(sql).await,
             Kind::Pooled(tx) => {
-                let mut tx = tx.lock().await;
-                let done = (&mut **tx).execute(AssertSqlSafe(sql.to_owned())).await;
-                done.map(Into::into).map_err(not_executed)
+                let sql = AssertSqlSafe(sql.to_owned());
+                tx.run(async |tx| tx.execute(sql).await).await.map(Into::into).map_err(not_executed)
             }
         }
     }
@@ -149,8 +165,7 @@ impl ConnectionTrait for Tx {
         match &self.0 {
             Kind::Session(tx) => tx.query_one_raw(stmt).await,
             Kind::Pooled(tx) => {
-                let mut tx = tx.lock().await;
-                let row = unnamed(stmt).fetch_optional(&mut **tx).await.map_err(not_queried)?;
+                let row = tx.run(async |tx| unnamed(stmt).fetch_optional(tx).await).await.map_err(not_queried)?;
                 Ok(row.map(Into::into))
             }
         }
@@ -160,11 +175,23 @@ impl ConnectionTrait for Tx {
         match &self.0 {
             Kind::Session(tx) => tx.query_all_raw(stmt).await,
             Kind::Pooled(tx) => {
-                let mut tx = tx.lock().await;
-                let rows = unnamed(stmt).fetch_all(&mut **tx).await.map_err(not_queried)?;
+                let rows = tx.run(async |tx| unnamed(stmt).fetch_all(tx).await).await.map_err(not_queried)?;
                 Ok(rows.into_iter().map(Into::into).collect())
             }
         }
+    }
+}
+
+impl Unnamed {
+    async fn run<T>(
+        &self,
+        statement: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let mut tx = self.tx.lock().await;
+        let begun = Instant::now();
+        let result = statement(&mut tx).await;
+        self.watch.tell(DbNews::Answered { seconds: begun.elapsed().as_secs_f64() });
+        result
     }
 }
 

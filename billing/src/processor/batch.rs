@@ -27,6 +27,7 @@ use crate::{
     db::{Blame, blame, is_out_of_locks},
     events::{self, Reading, Told},
     facts::{Merge, Rank, Stamp},
+    skip::{Skip, SkipReason},
     store::inbox::{self, ClaimLimits, ClaimedRow, Mark},
     stripe::{Resource, objects},
     world::World,
@@ -155,7 +156,7 @@ impl Processor {
             match self.read(row) {
                 Read::Ready(event) => ready.push(event),
                 Read::Wants(row, want) => wanting.push((row, want)),
-                Read::Nothing(row, reason) => self.skip(token, &row, reason, pass).await,
+                Read::Nothing(row, skip) => self.skip(token, &row, &skip, pass).await,
                 Read::Unreadable(row, error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
             }
         }
@@ -232,11 +233,14 @@ impl Processor {
         match reading {
             Reading::Nothing(reason) => Read::Nothing(row, reason),
             Reading::Thin(_) if !has_key => {
-                Read::Nothing(row, "a thin event, and no STRIPE_SECRET_KEY to fetch its object with")
+                let text = "a thin event, and no STRIPE_SECRET_KEY to fetch its object with";
+                Read::Nothing(row, Skip::new(SkipReason::NoKey, text))
             }
             Reading::Thin(related) => match Resource::of(&related) {
                 Some(resource) => Read::Wants(row, Want::Object(resource)),
-                None => Read::Nothing(row, "a thin event about a kind of object that changes nothing here"),
+                None => {
+                    Read::Nothing(row, Skip::unhandled("a thin event about a kind of object that changes nothing here"))
+                }
             },
             Reading::Told(told) => {
                 let partial = if has_key { objects::partial_in_event(&row.event_type, &row.payload) } else { None };
@@ -254,10 +258,11 @@ impl Processor {
     }
 
     /// Marks an event as nothing for us.
-    pub(super) async fn skip(&self, token: Uuid, row: &ClaimedRow, reason: &str, pass: &mut Pass) {
-        let mark = Mark { error: Some(reason.to_owned()), ..mark_of(row, ProcessingStatus::Skipped) };
+    pub(super) async fn skip(&self, token: Uuid, row: &ClaimedRow, skip: &Skip, pass: &mut Pass) {
+        let mark = Mark { error: Some(skip.to_string()), ..mark_of(row, ProcessingStatus::Skipped) };
         if self.settle(token, std::slice::from_ref(&mark), pass).await {
             pass.count(Outcome::Skipped);
+            *pass.skipped.entry(skip.reason).or_default() += 1;
         }
     }
 
@@ -410,7 +415,7 @@ fn report(group: &[Ready], applied: &[Applied], marks: &[Mark], changes: usize, 
 enum Read {
     Ready(Ready),
     Wants(ClaimedRow, Want),
-    Nothing(ClaimedRow, &'static str),
+    Nothing(ClaimedRow, Skip),
     Unreadable(ClaimedRow, events::Unreadable),
 }
 

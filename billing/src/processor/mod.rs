@@ -29,6 +29,7 @@ use crate::{
     policy::Policy,
     processor::failure::Backoff,
     refresh::{Flags, Refresher},
+    skip::SkipReason,
     store::inbox::{self, Abandoned},
     stripe::Stripe,
 };
@@ -99,6 +100,8 @@ pub enum Outcome {
 pub struct Pass {
     /// Events by outcome.
     pub outcomes: BTreeMap<Outcome, usize>,
+    /// Events that were skipped, by reason.
+    pub skipped: BTreeMap<SkipReason, usize>,
     /// Entries of the timeline.
     pub changes: usize,
     /// E-mails that events gave reason for; one that was queued before is counted again.
@@ -123,6 +126,9 @@ impl Pass {
     fn add(&mut self, other: Self) {
         for (outcome, events) in other.outcomes {
             *self.outcomes.entry(outcome).or_default() += events;
+        }
+        for (reason, events) in other.skipped {
+            *self.skipped.entry(reason).or_default() += events;
         }
         self.changes += other.changes;
         self.rescued += other.rescued;

@@ -16,6 +16,7 @@ use super::{
     rowset::{bigint_array, text_array, uuid_array},
     sqlite,
 };
+use crate::skip::SkipReason;
 
 /// A row to be inserted. An empty text stands for an absent value: arrays of PostgreSQL's driver know no null.
 #[derive(Debug, Serialize)]
@@ -28,6 +29,9 @@ pub(crate) struct NewEvent {
     pub(crate) bytes: i64,
     /// Why it is not to be applied; empty where it is.
     pub(crate) skipped: String,
+    /// The same, for figures.
+    #[serde(skip)]
+    pub(crate) skip_reason: Option<SkipReason>,
     pub(crate) customer: String,
     /// Stripe's `created`, or -1.
     pub(crate) created: i64,
@@ -75,7 +79,7 @@ pub(crate) struct Mark {
 }
 
 /// `postgres` or `sqlite`, whichever the database speaks.
-pub(super) fn choose<'a>(backend: DbBackend, postgres: &'a str, sqlite: &'a str) -> &'a str {
+pub(crate) fn choose<'a>(backend: DbBackend, postgres: &'a str, sqlite: &'a str) -> &'a str {
     if backend == DbBackend::Postgres { postgres } else { sqlite }
 }
 

@@ -1,5 +1,10 @@
 //! The database: one pool, and one way to write.
 //!
+//! - [`Db`]: connections and transactions, made as [`DbOptions`] say; [`PoolState`]: how the pool stands
+//! - [`Reader`], [`Tx`]: single statements and transactions, with or without a session
+//! - [`Refusal`]: why no connection came about, where trying again is of no use
+//! - [`Watched`]: what goes between, so that metrics see every statement
+//!
 //! `SQLite` has one writer at a time. A transaction that reads first and writes later may find, when it comes to write, that
 //! another wrote in between; no waiting cures that. So every write goes through [`Db::write`], which begins `IMMEDIATE` and lets
 //! the writers of this process queue in memory, in order, instead of polling the file's lock.
@@ -8,29 +13,40 @@
 
 mod connect;
 mod options;
+mod pool;
 mod refusal;
 mod session;
+mod watch;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use entity::Time;
+use log::LevelFilter;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode,
-    TransactionOptions,
+    TransactionOptions, metric,
     sqlx::{
         self,
         postgres::PgSeverity,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
 
 pub use self::{
     options::{DbOptions, Pooler},
+    pool::PoolState,
     refusal::Refusal,
     session::{Reader, Tx},
+    watch::{DbNews, DbObserver, Fault, Watched},
 };
-
+use self::{
+    session::Pooled,
+    watch::{Wanting, Watch},
+};
 use crate::store::{fence, inbox};
 
 /// The lease under which a job writes. Its token rises whenever somebody else takes the lease over, so a run that was thought dead and
@@ -46,13 +62,16 @@ pub struct Fence {
 /// A pool of connections to one database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Db {
-    reader: Reader,
+    connection: Watched<Reader>,
     /// The connections that are kept for what must not wait; none on `SQLite`.
     reserved: Option<DatabaseConnection>,
     backend: DbBackend,
     sqlite_writer: Arc<Mutex<()>>,
     fence: Option<Arc<Fence>>,
 }
+
+/// At this level the pool tells whoever subscribes to `sqlx::pool::acquire` how long each caller waited for a connection.
+const ACQUIRE_LEVEL: LevelFilter = LevelFilter::Info;
 
 impl Db {
     /// Connects. A `SQLite` file, and the folder it is to lie in, are made where missing.
@@ -61,8 +80,8 @@ impl Db {
     /// Those of the database; [`Refusal::of`] tells which of them no second try mends.
     pub async fn connect(url: &str, options: &DbOptions) -> Result<Self, DbErr> {
         if !url.starts_with("sqlite:") {
-            let connect::Connected { shared, reserved, pooled } = connect::connect(url, options).await?;
-            return Ok(Self { reserved, ..Self::over(Reader { connection: shared, pooled }) });
+            let connect::Connected { shared, reserved, begin } = connect::connect(url, options).await?;
+            return Ok(Self { reserved, ..Self::over(shared, begin) });
         }
         make_folder(url)?;
         let mut connect = ConnectOptions::new(url);
@@ -70,12 +89,13 @@ impl Db {
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
             .connect_timeout(options.acquire_timeout)
-            .sqlx_logging(false);
+            .sqlx_logging(false)
+            .map_sqlx_sqlite_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL));
         if let Some(threshold) = options.slow_statement {
             connect
                 .sqlx_logging(true)
-                .sqlx_logging_level(log::LevelFilter::Off)
-                .sqlx_slow_statements_logging_settings(log::LevelFilter::Warn, threshold);
+                .sqlx_logging_level(LevelFilter::Off)
+                .sqlx_slow_statements_logging_settings(LevelFilter::Warn, threshold);
         }
         connect.map_sqlx_sqlite_opts(|sqlite| {
             sqlite
@@ -90,31 +110,52 @@ impl Db {
         Ok(Self::from(Database::connect(connect).await?))
     }
 
-    fn over(reader: Reader) -> Self {
-        let backend = reader.get_database_backend();
-        Self { reader, reserved: None, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
+    fn over(connection: DatabaseConnection, begin: Option<Arc<str>>) -> Self {
+        let (backend, watch) = (connection.get_database_backend(), Arc::<Watch>::default());
+        let pooled = begin.map(|begin| Pooled { begin, watch: Arc::clone(&watch) });
+        let connection = Watched { inner: Reader { connection, pooled }, watch, from_pool: true };
+        Self { connection, reserved: None, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
+    }
+
+    /// The same database, where `observer` is told of everything that is asked of it by handles that are made of this one.
+    #[must_use]
+    pub fn observed(mut self, observer: DbObserver) -> Self {
+        self.connection.watch.listen(Arc::clone(&observer));
+        let told = move |info: &metric::Info<'_>| observer(DbNews::Answered { seconds: info.elapsed.as_secs_f64() });
+        if let Some(reserved) = &mut self.reserved {
+            reserved.set_metric_callback(told.clone());
+        }
+        self.connection.inner.connection.set_metric_callback(told);
+        self
     }
 
     /// Where single statements are run: reads, and on PostgreSQL writes that are one statement.
-    pub fn reader(&self) -> &Reader {
-        &self.reader
+    pub fn reader(&self) -> &Watched<Reader> {
+        &self.connection
     }
 
     /// The pool itself, for those who change the schema. Behind a pooler ([`Db::is_pooled`]) nothing may be asked of it directly.
     pub fn connection(&self) -> &DatabaseConnection {
-        &self.reader.connection
+        &self.connection.inner.connection
     }
 
     /// True behind a pooler in transaction mode, which keeps no sessions: no `LISTEN`, no session's settings, nothing prepared.
     pub fn is_pooled(&self) -> bool {
-        self.reader.pooled.is_some()
+        self.connection.inner.pooled.is_some()
     }
 
     /// The same database by connections that requests and jobs do not use: what stores webhooks or renews a lease must not wait behind them.
     #[must_use]
     pub fn reserved(&self) -> Self {
-        let Some(connection) = &self.reserved else { return self.clone() };
-        Self { reader: Reader { connection: connection.clone(), ..self.reader.clone() }, ..self.clone() }
+        let mut reserved = self.clone();
+        if let Some(connection) = &self.reserved {
+            reserved.connection.inner.connection = connection.clone();
+        }
+        reserved
+    }
+
+    fn watch(&self) -> &Arc<Watch> {
+        &self.connection.watch
     }
 
     /// Which database this is.
@@ -149,24 +190,27 @@ impl Db {
     }
 
     async fn begin(&self) -> Result<WriteTx, DbErr> {
-        if self.backend != DbBackend::Sqlite {
-            return Ok(WriteTx { tx: self.reader.begin(TransactionOptions::default()).await?, _turn: None });
-        }
-        let turn = Arc::clone(&self.sqlite_writer).lock_owned().await;
-        let immediate = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
+        let (turn, mode) = match self.backend {
+            DbBackend::Sqlite => {
+                let turn = Arc::clone(&self.sqlite_writer).lock_owned().await;
+                (Some(turn), Some(SqliteTransactionMode::Immediate))
+            }
+            _ => (None, None),
         };
-        Ok(WriteTx { tx: self.reader.begin(immediate).await?, _turn: Some(turn) })
+        let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
+        let (begun, wanting) = (Instant::now(), Wanting::of(self.watch()));
+        let tx = self.watch().noted(begun, self.connection.inner.begin(options).await)?;
+        let tx = Watched { inner: tx, watch: Arc::clone(self.watch()), from_pool: false };
+        Ok(WriteTx { tx, _wanting: wanting, _turn: turn })
     }
 
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<(), DbErr> {
         if self.is_pooled() {
             // The pooler answers less than a statement by itself.
-            return self.reader.execute_unprepared("SELECT 1").await.map(|_| ());
+            return self.reader().execute_unprepared("SELECT 1").await.map(|_| ());
         }
-        self.reader.connection.ping().await
+        self.connection().ping().await
     }
 
     /// Closes the pool.
@@ -174,13 +218,13 @@ impl Db {
         if let Some(reserved) = self.reserved {
             reserved.close().await?;
         }
-        self.reader.connection.close().await
+        self.connection.inner.connection.close().await
     }
 }
 
 impl From<DatabaseConnection> for Db {
     fn from(connection: DatabaseConnection) -> Self {
-        Self::over(Reader { connection, pooled: None })
+        Self::over(connection, None)
     }
 }
 
@@ -188,20 +232,22 @@ impl From<DatabaseConnection> for Db {
 #[derive(Debug)]
 pub struct WriteTx {
     // Declared before the turn: the transaction ends before the next writer begins.
-    tx: Tx,
+    tx: Watched<Tx>,
+    _wanting: Wanting,
     _turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl WriteTx {
     /// Makes everything written durable.
     pub async fn commit(self) -> Result<(), DbErr> {
-        self.tx.commit().await
+        let Watched { inner, watch, .. } = self.tx;
+        watch.noted(Instant::now(), inner.commit().await)
     }
 }
 
 impl Deref for WriteTx {
-    type Target = Tx;
-    fn deref(&self) -> &Tx {
+    type Target = Watched<Tx>;
+    fn deref(&self) -> &Watched<Tx> {
         &self.tx
     }
 }

@@ -3,6 +3,7 @@
 //! [`Config::from`] is a pure function of both and tells every mistake at once, each as `key: what is wrong; what would be right`.
 //! Without any secret or token at all, [`development`] ones are made.
 
+mod database;
 pub mod development;
 #[cfg(test)]
 mod documented;
@@ -446,7 +447,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     let mail = tables::mail(root, mistakes, warnings, mail_server_set, mail_server);
     let retention = tables::retention(root, mistakes);
     let backoff = tables::backoff(root, mistakes);
-    let database = tables::database(root, mistakes, sqlite);
+    let database = database::database(root, mistakes, sqlite);
     let inbox = tables::inbox(root, mistakes, sqlite, database.acquire_timeout);
     let processor = tables::processor(root, mistakes, sqlite, backoff);
     let stripe = tables::stripe(root, mistakes);

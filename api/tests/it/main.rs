@@ -19,6 +19,7 @@ mod http_users;
 mod http_webhook;
 mod process_database;
 mod process_harness;
+mod process_replicas;
 mod process_start;
 mod process_stop;
 mod refresh;

@@ -49,7 +49,8 @@ pub(super) async fn observe(
     let start = Instant::now();
     let id = Uuid::now_v7();
     let method = HttpMethod::named(request.method().as_str());
-    let span = tracing::info_span!("request", %id);
+    let expected = table.expected(request.uri().path());
+    let span = tracing::info_span!("request", %id, route = expected);
     let result = endpoint.call(request).instrument(span.clone()).await;
 
     let _inside = span.enter();

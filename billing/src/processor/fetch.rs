@@ -23,6 +23,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Outcome, Pass, Processor, batch::Ready, failure::chain, mark::postponed_mark};
@@ -117,11 +118,13 @@ pub(super) struct Beside(JoinSet<Pass>);
 impl Beside {
     /// Sees these events through on a task of their own.
     pub(super) fn fetch(&mut self, on: Processor, token: Uuid, wanting: Vec<Wanting>, stop: CancellationToken) {
-        self.0.spawn(async move {
+        let span = tracing::info_span!("fetch", claim = %token, events = wanting.len());
+        let fetching = async move {
             let mut pass = Pass::default();
             on.keeping(token, on.fetch_through(token, wanting, &stop, &mut pass)).await;
             pass
-        });
+        };
+        self.0.spawn(fetching.instrument(span));
     }
 
     /// What the next that ends has done; `None` where nothing goes on. A panic goes on to whoever waits.

@@ -16,6 +16,8 @@ mod health;
 mod jobs;
 mod observe;
 mod overrides;
+#[cfg(test)]
+mod panics;
 mod problem;
 mod reconciliations;
 mod refresh;

@@ -81,7 +81,16 @@ async fn while_the_database_is_away_webhooks_get_503_in_time_and_afterwards_all_
     assert_eq!(parts["database"]["state"], "failed", "{parts}");
     let metrics = caller.http.get(format!("{}/metrics", caller.url)).send().await.unwrap();
     assert_eq!(metrics.status(), StatusCode::OK, "a scrape never fails because the database is away");
-    assert!(metrics.text().await.unwrap().contains("\ntrueup_database_up 0\n"));
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("\ntrueup_database_up 0\n"));
+    for part in ["inbox", "usage", "jobs"] {
+        assert!(metrics.contains(&format!("\ntrueup_scrape_part_up{{part=\"{part}\"}} 0\n")), "{part}:\n{metrics}");
+    }
+    for gone in ["trueup_inbox_events", "trueup_usage_windows_overdue", "trueup_job_paused", "trueup_reconcile_last_complete"] {
+        assert!(!metrics.contains(gone), "{gone} is told as if it were known");
+    }
+    let failed = |kind: &str| metrics.contains(&format!("\ntrueup_database_query_errors_total{{kind=\"{kind}\"}} 0\n"));
+    assert!(!failed("connection") || !failed("pool_timeout"), "{metrics}");
 
     way.open.send_replace(true);
     // Stripe sends again what was not acknowledged.
@@ -93,5 +102,13 @@ async fn while_the_database_is_away_webhooks_get_503_in_time_and_afterwards_all_
     }
     caller.tier_becomes(&user, "pro").await;
     assert_eq!(ready(&caller).await.0, StatusCode::OK);
+    let part = "\ntrueup_scrape_part_up{part=\"inbox\"} 1\n";
+    loop {
+        let metrics = caller.http.get(format!("{}/metrics", caller.url)).send().await.unwrap().text().await.unwrap();
+        if metrics.contains(part) && metrics.contains("\ntrueup_inbox_events") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the inbox is never shown again:\n{metrics}");
+    }
     running.stop().await;
 }

@@ -23,12 +23,14 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Outcome, Pass, Processor, batch::Ready, failure::chain, mark::postponed_mark};
 use crate::{
     events::{self, Reading, Told},
     facts::{Rank, Stamp},
+    skip::Skip,
     store::{
         inbox::{ClaimedRow, Mark},
         rowset::text_in,
@@ -116,11 +118,13 @@ pub(super) struct Beside(JoinSet<Pass>);
 impl Beside {
     /// Sees these events through on a task of their own.
     pub(super) fn fetch(&mut self, on: Processor, token: Uuid, wanting: Vec<Wanting>, stop: CancellationToken) {
-        self.0.spawn(async move {
+        let span = tracing::info_span!("fetch", claim = %token, events = wanting.len());
+        let fetching = async move {
             let mut pass = Pass::default();
             on.keeping(token, on.fetch_through(token, wanting, &stop, &mut pass)).await;
             pass
-        });
+        };
+        self.0.spawn(fetching.instrument(span));
     }
 
     /// What the next that ends has done; `None` where nothing goes on. A panic goes on to whoever waits.
@@ -306,9 +310,10 @@ impl Processor {
                     Ok(Reading::Told(told)) => {
                         return Supplied::Ready(Ready { row, stamp, told, fetched: None, partial: None });
                     }
-                    Ok(Reading::Nothing(reason)) => self.skip(token, &row, reason, pass).await,
+                    Ok(Reading::Nothing(skip)) => self.skip(token, &row, &skip, pass).await,
                     Ok(Reading::Thin(_)) => {
-                        self.skip(token, &row, "a thin event whose object is a thin event", pass).await;
+                        let skip = Skip::incomplete("a thin event whose object is a thin event");
+                        self.skip(token, &row, &skip, pass).await;
                     }
                     Err(error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
                 }

@@ -67,7 +67,7 @@ pub(crate) fn assemble(
         let metrics = Arc::clone(&metrics);
         CommitWatch::new(move |Commit { events, seconds, stored }| metrics.inbox_committed(events, seconds, stored))
     };
-    let (inbox, writers) = Inbox::start(db, InboxOptions { commits, ..config.inbox.clone() }, &nudge);
+    let (inbox, writers) = Inbox::start(&db.reserved(), InboxOptions { commits, ..config.inbox.clone() }, &nudge);
     let feed = Feed::start(db.clone(), stop.clone());
     let options = ProcessorOptions { holder: name(address), ..config.processor.clone() };
     let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone());

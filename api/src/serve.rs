@@ -10,7 +10,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use billing::{
     catalog::Catalog,
-    db::{Blame, Db, blame},
+    db::{Blame, Db, Refusal, blame},
     mail::TemplateError,
     policy::Policy,
     processor::{Beat, Observer, Processor},
@@ -20,7 +20,7 @@ use billing::{
     stripe::ClientError,
 };
 use metrics::Metrics;
-use migration::MigrateError;
+use migration::{MigrateError, Target};
 use poem::{Server, listener::TcpAcceptor};
 use scheduler::{BellError, Engine, EngineOptions};
 use sea_orm::DbErr;
@@ -174,7 +174,7 @@ async fn serve(
     let listener = TcpListener::bind(&config.listen).await.map_err(listening)?;
     let address = listener.local_addr().map_err(listening)?;
     let acceptor = TcpAcceptor::from_tokio(listener).map_err(listening)?;
-    migration::up(db.reader(), None).await?;
+    migration::up(target(&db), None).await?;
 
     let Assembled { mut app, writers, processor, passes, tools, mailing } =
         assemble(&config, &db, address, parts, &metrics, &stop)?;
@@ -260,6 +260,11 @@ async fn serve(
     Ok(Stopped::InOrder)
 }
 
+/// The database, to those who change its schema.
+pub(crate) fn target(db: &Db) -> Target<'_> {
+    Target::new(db.connection(), db.is_pooled())
+}
+
 /// Applies events until told to end. A panic ends one batch, whose lease runs out and is counted against its events; never the server.
 async fn work(processor: Processor, nudge: Arc<Notify>, observer: Observer, beat: Arc<Beat>, end: CancellationToken) {
     loop {
@@ -332,8 +337,9 @@ where
         };
         let shown = config.database_shown();
         // A file that cannot be opened now cannot be opened in a minute; a lock goes away.
-        let passing =
-            blame(&error) == Blame::Surroundings && (!config.is_sqlite() || error.to_string().contains("locked"));
+        let passing = blame(&error) == Blame::Surroundings
+            && Refusal::of(&error).is_none()
+            && (!config.is_sqlite() || error.to_string().contains("locked"));
         if !passing || begun.elapsed() + PAUSE > PATIENCE {
             return Err(out_of_reach(shown, passing, config.is_sqlite(), error));
         }
@@ -348,6 +354,10 @@ where
 
 /// The mistake with its remedy.
 pub(crate) fn out_of_reach(shown: String, passing: bool, sqlite: bool, source: DbErr) -> ServeError {
+    if !sqlite && let Some(refusal) = Refusal::of(&source) {
+        let (wrong, right) = refusal.told();
+        return ServeError::Database { shown, wrong, right, source };
+    }
     let (wrong, right) = match (passing, sqlite) {
         (true, true) => ("is locked by another program", "end that program, or let DATABASE_URL name another file"),
         (true, false) => ("did not answer", "start it, or correct the host and port in DATABASE_URL"),

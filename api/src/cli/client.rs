@@ -99,6 +99,17 @@ impl Server {
         self.send(request).await
     }
 
+    /// An answer that is no JSON.
+    pub(super) async fn text(&self, token: Option<&Secret>, path: &str) -> Result<(StatusCode, String)> {
+        let mut request = self.request(Method::GET, path);
+        if let Some(token) = token {
+            request = request.bearer_auth(token.expose());
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        Ok((status, response.text().await.map_err(|error| self.unreachable(error))?))
+    }
+
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
         let url = self.url();
         let error = error.without_url();

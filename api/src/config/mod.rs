@@ -3,7 +3,10 @@
 //! [`Config::from`] is a pure function of both and tells every mistake at once, each as `key: what is wrong; what would be right`.
 //! Without any secret or token at all, [`development`] ones are made.
 
+mod database;
 pub mod development;
+#[cfg(test)]
+mod documented;
 mod jobs;
 mod read;
 mod sentry;
@@ -322,6 +325,16 @@ impl Config {
 
     /// Reads an environment and the text of a file. Looks at nothing else.
     pub fn from(env: &impl Fn(&str) -> Option<String>, file: Option<(&Path, &str)>) -> Result<Self, ConfigErrors> {
+        let (config, Mistakes(mistakes, _)) = Self::gather(env, file);
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors { mistakes, file: file.map(|(path, _)| path.to_owned()) })
+        }
+    }
+
+    /// Reads as far as it can be read: what came of it, what is wrong, and what was asked for.
+    fn gather(env: &impl Fn(&str) -> Option<String>, file: Option<(&Path, &str)>) -> (Self, Mistakes) {
         let mut mistakes = Mistakes::default();
         let table = match file {
             Some((path, text)) => text.parse().unwrap_or_else(|error: toml::de::Error| {
@@ -338,11 +351,7 @@ impl Config {
         let config = read(&mut source);
         let Source { root, mut mistakes, warnings, .. } = source;
         root.finish(&mut mistakes);
-        if mistakes.0.is_empty() {
-            Ok(Self { warnings, ..config })
-        } else {
-            Err(ConfigErrors { mistakes: mistakes.0, file: file.map(|(path, _)| path.to_owned()) })
-        }
+        (Self { warnings, ..config }, mistakes)
     }
 }
 
@@ -438,7 +447,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     let mail = tables::mail(root, mistakes, warnings, mail_server_set, mail_server);
     let retention = tables::retention(root, mistakes);
     let backoff = tables::backoff(root, mistakes);
-    let database = tables::database(root, mistakes, sqlite);
+    let database = database::database(root, mistakes, sqlite);
     let inbox = tables::inbox(root, mistakes, sqlite, database.acquire_timeout);
     let processor = tables::processor(root, mistakes, sqlite, backoff);
     let stripe = tables::stripe(root, mistakes);

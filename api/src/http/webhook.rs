@@ -116,7 +116,10 @@ impl WebhookApi {
         if let (WebhookOutcome::Skipped, Some(reason)) = (outcome, skipped) {
             app.metrics.events_skipped(skip_label(reason), 1);
         }
-        app.metrics.webhook_answered_after(took.as_secs_f64());
+        if answer.is_ok() {
+            // What could not be stored counts as an answer 5xx; were it here as well, whoever adds the two up would count it twice.
+            app.metrics.webhook_acknowledged_after(took.as_secs_f64());
+        }
         tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = milliseconds(took), "webhook");
         Ok(Answer(Acknowledged { received: true, event_id, outcome: answer? }))
     }

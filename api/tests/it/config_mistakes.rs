@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use api::config::{Config, ConfigErrors, LogFormat};
+use billing::db::Pooler;
 use chrono::TimeDelta;
 use scheduler::{JobSettings, Missed};
 
@@ -103,6 +104,12 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
         max_connections = 20
         acquire_timeout = "2s"
         statement_timeout = "1m"
+        reserved_connections = 5
+        lock_timeout = "5s"
+        idle_in_transaction_timeout = "10s"
+        application_name = "billing"
+        slow_statement = "0s"
+        pooler = "transaction"
         [jobs.retry_pending_webhooks]
         schedule = "30 */2 * * * *"
         enabled = false
@@ -142,6 +149,11 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
     assert_eq!(config.database.max_connections, 20);
     assert_eq!(config.database.acquire_timeout, Duration::from_secs(2));
     assert_eq!(config.database.statement_timeout, Duration::from_mins(1));
+    assert_eq!(config.database.reserved_connections, 5);
+    assert_eq!(config.database.lock_timeout, Some(Duration::from_secs(5)));
+    assert_eq!(config.database.idle_in_transaction_timeout, Duration::from_secs(10));
+    assert_eq!(config.database.application_name.as_deref(), Some("billing"));
+    assert_eq!((config.database.slow_statement, config.database.pooler), (None, Pooler::Transaction));
     let job = &config.jobs["retry_pending_webhooks"];
     assert_eq!((job.schedule.as_str(), job.enabled, job.missed), ("30 */2 * * * *", false, Missed::Skip));
     assert_eq!((job.timeout, job.jitter), (Duration::from_mins(1), Duration::from_secs(5)));
@@ -294,6 +306,16 @@ fn what_cannot_work_together_is_refused() {
         ("[intake]\ndeadline = \"1s\"", "intake.deadline: 1s is shorter than database.acquire_timeout (3s)"),
         ("[retry]\npauses = [\"1m\", \"1s\"]", "retry.pauses: a later pause is shorter"),
         ("[retry]\npauses = [\"1s\", \"1m\"]\nattempts = 2", "retry.pauses: holds 2 pauses, more than 2 attempts"),
+        (
+            "[database]\nreserved_connections = 7",
+            "database.reserved_connections: 7 of database.max_connections (8) leave too few",
+        ),
+        (
+            "[database]\nlock_timeout = \"1m\"",
+            "database.lock_timeout: 1m is longer than database.statement_timeout (30s)",
+        ),
+        ("[database]\npooler = \"session\"", "database.pooler: `session` is none of the three; write \"auto\""),
+        ("[database]\napplication_name = \"\"", "database.application_name: is no name that PostgreSQL keeps"),
         ("[database]\nmax_connections = 1", "database.max_connections: 1 is out of bounds"),
         ("database_url = \"sqlite::memory:\"", "database_url: a database in memory would be another one"),
         ("plans = []", "plans: the list is empty"),

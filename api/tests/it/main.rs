@@ -1,10 +1,12 @@
 //! Tests of the HTTP surface as its callers see it, on every kind of database at hand.
 
+mod cli_check;
 mod cli_commands;
 mod cli_jobs;
 mod cli_stripe;
 mod cli_usage;
 mod config_mistakes;
+mod documents;
 mod http_admin;
 mod http_changes;
 mod http_gates;
@@ -19,6 +21,7 @@ mod process_database;
 mod process_harness;
 mod process_metrics;
 mod process_sentry;
+mod process_replicas;
 mod process_start;
 mod process_stop;
 mod refresh;

@@ -100,7 +100,7 @@ async fn look(db: Db, shared: Arc<Shared>) {
         if shared.waiting.load(Ordering::SeqCst) == 0 {
             continue;
         }
-        if !listening && db.backend() == DbBackend::Postgres {
+        if !listening && db.backend() == DbBackend::Postgres && !db.is_pooled() {
             listening = true;
             tokio::spawn(listen(db.clone(), Arc::clone(&shared)));
         }
@@ -143,7 +143,7 @@ async fn listen(db: Db, shared: Arc<Shared>) {
 }
 
 async fn hear(db: &Db, shared: &Shared) -> Result<(), sea_orm::sqlx::Error> {
-    let options = db.reader().get_postgres_connection_pool().connect_options();
+    let options = db.connection().get_postgres_connection_pool().connect_options();
     // A pool of its own: whoever listens keeps the connection for good.
     let pool = PgPoolOptions::new()
         .max_connections(1)

@@ -88,7 +88,7 @@ impl Metrics {
             webhook_ack_seconds: histogram(
                 r,
                 "trueup_webhook_ack_duration_seconds",
-                "Time from a webhook's last byte to its answer, the commit included.",
+                "Time from a webhook's last byte to its acknowledgement, the commit included; deliveries that could not be stored are not in it.",
                 WAITS,
             ),
             events: counters(
@@ -232,8 +232,8 @@ impl Metrics {
         self.webhooks_rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// A delivery was answered after this many seconds.
-    pub fn webhook_answered_after(&self, seconds: f64) {
+    /// A delivery was stored and acknowledged after this many seconds.
+    pub fn webhook_acknowledged_after(&self, seconds: f64) {
         self.webhook_ack_seconds.observe(seconds);
     }
 

@@ -5,6 +5,7 @@
 //! - [`http`]: routes, auth, problems, OpenAPI
 //! - [`cli`]: `trueup …`
 //! - [`background`]: what a request begins and does not wait for; [`observe`]: reports as metrics
+//! - [`server`]: connections beneath the routes, and their bounds; `quiet`: log lines that outsiders can cause
 //! - [`jobs`]: the scheduler, put together
 //! - [`mailing`]: sends e-mails as soon as they are queued
 //! - `assemble` puts a server together; [`serve`]: starts and stops all of it
@@ -18,6 +19,8 @@ pub mod http;
 pub mod jobs;
 pub mod mailing;
 pub mod observe;
+mod quiet;
 pub mod serve;
+pub mod server;
 mod stripe;
 mod telemetry;

@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use crate::{
+    edge::EdgeFamilies,
     jobs::JobFamilies,
     labels::{
         EmailKind, EmailOutcome, EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome,
@@ -71,6 +72,7 @@ pub struct Metrics {
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
     database_up: Gauge,
+    pub(crate) edge: EdgeFamilies,
     pub(crate) jobs: JobFamilies,
     pub(crate) reconcile: ReconcileFamilies,
     pub(crate) stripe: StripeFamilies,
@@ -221,6 +223,7 @@ impl Metrics {
                 r,
                 Gauge::new("trueup_database_up", "1 where the database answered when this was last measured, else 0."),
             ),
+            edge: EdgeFamilies::new(r),
             jobs: JobFamilies::register(r),
             reconcile: ReconcileFamilies::new(r),
             stripe: StripeFamilies::new(r),

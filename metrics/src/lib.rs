@@ -4,6 +4,7 @@
 //! [`labels`], or from lists that are fixed when the process starts; no id, URL, e-mail address or error text is ever one. This crate
 //! knows neither the database nor the domain: whoever does something tells it what was done.
 
+mod edge;
 mod families;
 mod jobs;
 pub mod labels;

@@ -30,7 +30,9 @@ const KEPT_TO: &[(&str, &[&str])] = &[
     ("hmac", &["billing", "simulator"]),
     ("tokio-cron-scheduler", &["scheduler"]),
     ("croner", &["scheduler"]),
-    ("governor", &["billing"]),
+    ("governor", &["api", "billing"]),
+    ("hyper", &["api"]),
+    ("tokio-rustls", &["api"]),
     ("lettre", &["billing"]),
     ("sea-orm-migration", &["migration"]),
 ];

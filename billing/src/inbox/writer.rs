@@ -220,7 +220,7 @@ impl Writer {
 
     async fn store(&self, batch: Vec<Waiting>) {
         #[cfg(test)]
-        batch.iter().for_each(|waiting| crate::panics::ordered("stored", &waiting.event.event_id));
+        batch.iter().for_each(|waiting| crate::panics::ordered("stored", waiting.event.event_id.as_str()));
         // Whoever gave up waiting was told to send again.
         let (events, waiters) = fold(batch);
         let deadline = waiters.values().flatten().map(|waiter| waiter.deadline).max();

@@ -520,7 +520,7 @@ mod tests {
             let count = |outcome| pass.outcomes.get(&outcome).copied().unwrap_or(0);
             assert_eq!((count(Outcome::Applied), count(Outcome::Retried)), (3, 2), "{pass:?}");
             assert!(!pass.disturbed);
-            for row in entity::webhook_events::Entity::find().all(db.reader()).await.expect("rows") {
+            for row in entity::stripe_webhooks::Entity::find().all(db.reader()).await.expect("rows") {
                 let panics = row.event_id.as_str().contains("panics");
                 assert_eq!(row.processing_attempts, i32::from(panics), "{}", row.event_id.as_str());
                 let wanted = if panics { ProcessingStatus::Pending } else { ProcessingStatus::Completed };

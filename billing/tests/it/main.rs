@@ -14,6 +14,7 @@ mod laws;
 mod mail;
 mod migrations;
 mod ownership;
+mod parsers;
 mod parked;
 mod processing;
 mod reconcile;

@@ -50,7 +50,8 @@ fn json_text() -> impl Strategy<Value = String> {
 #[derive(Debug, Clone)]
 struct Hostile {
     route: Index,
-    method: Method,
+    method: Index,
+    other: Option<Method>,
     parameters: Vec<String>,
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, Vec<u8>)>,
@@ -71,16 +72,18 @@ fn hostile() -> impl Strategy<Value = Hostile> {
     let value = prop_oneof![2 => odd_text().prop_map(String::into_bytes), 1 => vec(any::<u8>(), 0..80)];
     (
         any::<Index>(),
-        select(methods),
+        any::<Index>(),
+        proptest::option::weighted(0.1, select(methods)),
         vec(parameter, 3),
         vec((select(names), odd_text()), 0..4),
         vec((header, value), 0..5),
         json_text(),
         any::<bool>(),
     )
-        .prop_map(|(route, method, parameters, query, headers, body, signed)| Hostile {
+        .prop_map(|(route, method, other, parameters, query, headers, body, signed)| Hostile {
             route,
             method,
+            other,
             parameters,
             query,
             headers,
@@ -111,13 +114,16 @@ fn no_request_whatever_it_holds_is_a_fault_of_the_server() {
         })
         .await;
         server.put_user(ADA, r#"{"email": "ada@example.com"}"#).await;
-        let routes: Vec<String> = http::addresses().into_iter().map(|(path, _)| path).collect();
+        let routes = http::addresses();
         let mut runner = TestRunner::deterministic();
         let strategy = hostile();
         let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
         for _ in 0..cases {
             let case = strategy.new_tree(&mut runner).expect("a case").current();
-            let route = &routes[case.route.index(routes.len())];
+            let (route, methods) = &routes[case.route.index(routes.len())];
+            // Mostly one that the address takes.
+            let own = methods[case.method.index(methods.len())].parse::<Method>().expect("a method");
+            let method = case.other.clone().unwrap_or(own);
             // Whoever waits for changes waits.
             if route == "/api/v1/changes" && case.query.iter().any(|(name, _)| *name == "wait") {
                 continue;
@@ -130,7 +136,7 @@ fn no_request_whatever_it_holds_is_a_fault_of_the_server() {
             let query: Vec<_> = case.query.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
             let address = format!("{}?{}", path.join("/"), query.join("&"));
             let token = if route.starts_with("/api/v1/admin") { ADMIN_TOKEN } else { API_TOKEN };
-            let mut request = server.client.request(case.method.clone(), &address).header("Authorization", format!("Bearer {token}"));
+            let mut request = server.client.request(method.clone(), &address).header("Authorization", format!("Bearer {token}"));
             for (name, value) in &case.headers {
                 if let Ok(value) = HeaderValue::from_bytes(value) {
                     request = request.header(*name, value);

@@ -207,6 +207,7 @@ async fn the_server_encrypts_by_itself_and_takes_a_new_certificate_without_dropp
 
 #[tokio::test]
 async fn a_certificate_that_cannot_be_used_is_told_at_the_start() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
     let files = Files::of(folder.path());
     let _ = files.renew();

@@ -107,7 +107,7 @@ async fn nothing_the_process_says_holds_a_secret_a_token_an_address_or_a_payload
         let (stripe, mail, (sentry, reported)) = (FakeStripe::start().await, SmtpServer::start().await, sink().await);
         stripe.object("/v1/account", &json!({ "id": "acct_1", "object": "account" }));
         stripe.route("/v1/subscriptions", |_| {
-            Answer::error(400, "parameter_invalid", &format!("No such thing: {PAYLOAD} of {PERSON}"))
+            Answer::error(400, "parameter_invalid", &format!("No such customer: {PERSON}"))
         });
         let mail_url = mail.url().replacen("smtp://", &format!("smtp://mailer:{MAIL_PASSWORD}@"), 1);
         fs::write(folder.path().join("trueup.toml"), "[mail]\nfrom = \"Billing <billing@shop.example>\"\n").unwrap();
@@ -170,10 +170,10 @@ async fn nothing_the_process_says_holds_a_secret_a_token_an_address_or_a_payload
         let webhook = format!("{url}/api/v1/stripe/webhook");
         let old = WebhookSecret::parse(SECRETS[1]).unwrap();
         let bad = [
-            json!({ "id": "evt_bad", "object": "event", "type": "customer.subscription.updated", "created": 5, "data": { "object": { "id": { "x": PAYLOAD }, "status": PAYLOAD, "items": PAYLOAD, "customer": PERSON } } }).to_string(),
+            json!({ "id": "evt_bad", "object": "event", "type": "customer.subscription.updated", "created": 5, "data": { "object": { "id": { "x": PAYLOAD }, "status": PAYLOAD, "items": PAYLOAD, "customer": "cus_odd", "receipt_email": PERSON } } }).to_string(),
             format!("{{\"id\": \"evt_{PAYLOAD}"),
             format!("\"{PERSON}\""),
-            json!({ "id": PERSON, "object": "event", "type": PAYLOAD, "data": {} }).to_string(),
+            json!({ "id": "evt_odd", "object": "event", "type": "made.up", "data": { "object": { "email": PERSON, "note": PAYLOAD } } }).to_string(),
         ];
         for body in &bad {
             for signature in [sign(&old, Utc::now().timestamp(), body.as_bytes()), format!("t=1,v1={PAYLOAD}"), PAYLOAD.to_owned()] {

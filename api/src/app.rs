@@ -82,12 +82,7 @@ pub struct Edge {
 impl Default for Edge {
     /// Everything that is no part of the API is open, and nobody's word is taken for anything.
     fn default() -> Self {
-        Self {
-            figures: Figures::Open,
-            docs: Docs::Open,
-            trusted_proxies: Arc::default(),
-            cors_origins: Arc::default(),
-        }
+        Self { figures: Figures::Open, docs: Docs::Open, trusted_proxies: Arc::default(), cors_origins: Arc::default() }
     }
 }
 

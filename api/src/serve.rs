@@ -203,7 +203,9 @@ async fn serve(
             let projecting = project_again(db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), end.clone());
             tokio::spawn(async move {
                 if survived(projecting).await.is_err() {
-                    tracing::error!("deriving users' tiers anew panicked, which is a bug in Trueup; it begins again at the next start");
+                    tracing::error!(
+                        "deriving users' tiers anew panicked, which is a bug in Trueup; it begins again at the next start"
+                    );
                 }
             });
             if let Some(refresher) = processor.refresher() {
@@ -240,7 +242,9 @@ async fn serve(
         let fresh = encryption.keep_fresh(tls::LOOK, hangup, stop);
         tokio::spawn(async move {
             if survived(fresh).await.is_err() {
-                tracing::error!("looking at the certificate panicked, which is a bug in Trueup; start again to use a new one");
+                tracing::error!(
+                    "looking at the certificate panicked, which is a bug in Trueup; start again to use a new one"
+                );
             }
         });
     }
@@ -310,7 +314,9 @@ fn limits(config: &Config) -> Limits {
     let wanted = config.edge.limits.connections;
     if wanted > most && config.edge.connections_set {
         tracing::warn!(
-            wanted, most, files,
+            wanted,
+            most,
+            files,
             "http.connections is more than the limit of open files allows; raise that limit (LimitNOFILE, ulimit -n)"
         );
     }
@@ -465,7 +471,8 @@ mod tests {
 
     #[test]
     fn an_address_of_every_interface_is_shown_as_one_that_can_be_called() {
-        let started = |address: &str, encrypted| Started { address: address.parse().unwrap(), encrypted, figures: None };
+        let started =
+            |address: &str, encrypted| Started { address: address.parse().unwrap(), encrypted, figures: None };
         let url = |address: &str| started(address, false).url();
         assert_eq!(started("127.0.0.1:8443", true).url(), "https://127.0.0.1:8443");
         assert_eq!(url("127.0.0.1:8000"), "http://127.0.0.1:8000");

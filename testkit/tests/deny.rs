@@ -43,7 +43,8 @@ fn packages() -> Vec<Value> {
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo's metadata is JSON");
     // The lock file names optional libraries too that nobody has asked for.
     let nodes = metadata["resolve"]["nodes"].as_array().expect("a graph");
-    let needs: BTreeMap<&str, &Value> = nodes.iter().filter_map(|node| Some((node["id"].as_str()?, &node["deps"]))).collect();
+    let needs: BTreeMap<&str, &Value> =
+        nodes.iter().filter_map(|node| Some((node["id"].as_str()?, &node["deps"]))).collect();
     let members = metadata["workspace_members"].as_array().expect("members");
     let mut open: Vec<&str> = members.iter().filter_map(Value::as_str).collect();
     let mut taken: BTreeSet<&str> = BTreeSet::new();

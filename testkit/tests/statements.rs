@@ -35,8 +35,28 @@ const CONSTRUCTORS: &[&str] = &[
 
 /// Words by which a text is known as one of SQL.
 const WORDS: &[&str] = &[
-    "SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", " WHERE ", "WHERE ", " FROM ", " SET ", " VALUES ", "ANY(", " IN (", "ORDER BY ",
-    "LIMIT ", "JOIN ", " CONFLICT ", "DISTINCT FROM", "CASE WHEN", "count(", "interval ", "datetime(", "strftime(", "julianday(",
+    "SELECT ",
+    "INSERT INTO ",
+    "UPDATE ",
+    "DELETE FROM ",
+    " WHERE ",
+    "WHERE ",
+    " FROM ",
+    " SET ",
+    " VALUES ",
+    "ANY(",
+    " IN (",
+    "ORDER BY ",
+    "LIMIT ",
+    "JOIN ",
+    " CONFLICT ",
+    "DISTINCT FROM",
+    "CASE WHEN",
+    "count(",
+    "interval ",
+    "datetime(",
+    "strftime(",
+    "julianday(",
 ];
 
 /// Parts that may be put into such a text, by file. Each is a constant, a name of a column or table that stands in the sources, or a text that
@@ -76,7 +96,8 @@ fn literals(source: &str) -> Vec<(usize, String, String)> {
     let bytes = source.as_bytes();
     let (mut at, mut found) = (0, Vec::new());
     let line = |at: usize| source[..at].matches('\n').count() + 1;
-    let before = |at: usize| source[..at].chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<String>();
+    let before =
+        |at: usize| source[..at].chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<String>();
     while at < bytes.len() {
         if source[at..].starts_with("//") {
             at = source[at..].find('\n').map_or(bytes.len(), |end| at + end);
@@ -156,7 +177,8 @@ fn nothing_but_what_is_named_here_is_put_into_a_statement() {
     let mut used = BTreeSet::new();
     for Found { file, line, text, parts } in &found {
         for part in parts {
-            let named = PARTS.iter().find(|(name, _)| name == file).is_some_and(|(_, parts)| parts.contains(&part.as_str()));
+            let named =
+                PARTS.iter().find(|(name, _)| name == file).is_some_and(|(_, parts)| parts.contains(&part.as_str()));
             used.insert((file.as_str(), part.as_str()));
             if !named {
                 strange.push(format!("{file}:{line}: {{{part}}} in `{text}`"));

@@ -109,7 +109,9 @@ impl Role {
     /// How to ask for the token. People read the description with a browser, which asks them for a password.
     fn challenge(self, wrong: bool) -> &'static str {
         match (self, wrong) {
-            (Self::Reader, _) => "Basic realm=\"trueup: the API or the admin token as the password\", charset=\"UTF-8\"",
+            (Self::Reader, _) => {
+                "Basic realm=\"trueup: the API or the admin token as the password\", charset=\"UTF-8\""
+            }
             (_, false) => "Bearer realm=\"trueup\"",
             (_, true) => "Bearer realm=\"trueup\", error=\"invalid_token\"",
         }
@@ -137,12 +139,7 @@ impl Gate {
         failed: &Arc<FailedTries>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        Self {
-            role,
-            tokens: tokens.into_iter().collect(),
-            failed: Arc::clone(failed),
-            metrics: Arc::clone(metrics),
-        }
+        Self { role, tokens: tokens.into_iter().collect(), failed: Arc::clone(failed), metrics: Arc::clone(metrics) }
     }
 
     /// Lets a request with the right token pass.

@@ -155,14 +155,11 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     let readers = match app.edge.docs {
         Docs::Off => return finished(route, around),
         Docs::Open => None,
-        Docs::Token => {
-            Some(gate(Role::Reader, app.api_token.iter().chain(app.admin_token.iter()).cloned().collect()))
-        }
+        Docs::Token => Some(gate(Role::Reader, app.api_token.iter().chain(app.admin_token.iter()).cloned().collect())),
     };
     let spec = openapi_spec();
     let page = DocsPage::new(&service(Document).swagger_ui_html());
-    let document =
-        make_sync(move |_| Response::builder().content_type("application/json").body(spec.clone()));
+    let document = make_sync(move |_| Response::builder().content_type("application/json").body(spec.clone()));
     let route = route
         .at("/openapi.json", get(gated(document, readers.clone())))
         .at("/docs", get(gated(make_sync(move |_| page.render()), readers)));

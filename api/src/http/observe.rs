@@ -52,7 +52,11 @@ pub(super) struct Around {
 }
 
 /// Goes around everything.
-pub(super) async fn observe(endpoint: Arc<impl Endpoint>, mut request: Request, around: Arc<Around>) -> Result<Response> {
+pub(super) async fn observe(
+    endpoint: Arc<impl Endpoint>,
+    mut request: Request,
+    around: Arc<Around>,
+) -> Result<Response> {
     let Around { table, metrics, edge } = &*around;
     let start = Instant::now();
     let id = request_id(&request);

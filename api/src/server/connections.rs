@@ -356,8 +356,7 @@ impl Seat {
         let state = locked(&self.state);
         let longer = |since: Option<Instant>, than| since.is_some_and(|since| now.duration_since(since) >= than);
         if longer(state.head, limits.head) {
-            let reason =
-                if state.handshake { RefusedConnection::Handshake } else { RefusedConnection::SlowHead };
+            let reason = if state.handshake { RefusedConnection::Handshake } else { RefusedConnection::SlowHead };
             Some(Over::Slow(reason))
         } else if longer(state.write, limits.answer) {
             Some(Over::Slow(RefusedConnection::SlowReader))

@@ -140,9 +140,7 @@ struct Content {
 
 impl Content {
     fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
-        };
+        let read = |path: &Path| std::fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source });
         Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
     }
 

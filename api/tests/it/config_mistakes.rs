@@ -513,9 +513,19 @@ fn mistakes_about_the_outer_edge_are_told_with_what_would_be_right() {
         let told = mistake(&[secret, (variable, value)], "");
         assert!(told.starts_with(variable) && told.contains(part), "{told}");
     }
-    let told = mistake(&[secret, ("TRUEUP_ADMIN_TOKEN", TOKEN), ("TRUEUP_METRICS_TOKEN", TOKEN), ("TRUEUP_API_TOKEN", "0123456789abcdef0")], "");
+    let told = mistake(
+        &[
+            secret,
+            ("TRUEUP_ADMIN_TOKEN", TOKEN),
+            ("TRUEUP_METRICS_TOKEN", TOKEN),
+            ("TRUEUP_API_TOKEN", "0123456789abcdef0"),
+        ],
+        "",
+    );
     assert!(told.contains("is the same as TRUEUP_ADMIN_TOKEN"), "{told}");
-    for (line, part) in [("connections = 3", "out of bounds"), ("head_timeout = \"0s\"", "out of bounds"), ("body = 1", "is unknown")] {
+    for (line, part) in
+        [("connections = 3", "out of bounds"), ("head_timeout = \"0s\"", "out of bounds"), ("body = 1", "is unknown")]
+    {
         let told = mistake(&[secret], &format!("[http]\n{line}"));
         assert!(told.starts_with("http.") && told.contains(part), "{told}");
     }

@@ -53,7 +53,8 @@ fn no_route_but_the_webhook_and_health_answers_without_its_token() {
             for method in &METHODS {
                 for given in credentials {
                     let request = server.client.request(method.clone(), &path);
-                    let request = given.into_iter().fold(request, |request, given| request.header("Authorization", given));
+                    let request =
+                        given.into_iter().fold(request, |request, given| request.header("Authorization", given));
                     let told = tell(request).await;
                     let refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&told.status);
                     let page = ["/docs", "/openapi.json"].contains(&&*path);
@@ -88,7 +89,21 @@ fn an_address_that_nobody_foresaw_leads_past_no_gate() {
     on_each(|database| async {
         let server = Server::with(database, |app| app.edge = closed()).await;
         let prefixes = ["/api/v1/admin", "/api/v1/users", "/api/v1/changes", "/metrics", "/docs", "/openapi.json"];
-        let tails = ["", "/", "//", "/.", "/..", "/../healthz", "/%2e%2e/healthz", "/%00", "/;x", "?a=b", "/none", "/none/none/none", "%2f"];
+        let tails = [
+            "",
+            "/",
+            "//",
+            "/.",
+            "/..",
+            "/../healthz",
+            "/%2e%2e/healthz",
+            "/%00",
+            "/;x",
+            "?a=b",
+            "/none",
+            "/none/none/none",
+            "%2f",
+        ];
         for prefix in prefixes {
             let spellings = [
                 prefix.to_owned(),
@@ -173,7 +188,9 @@ fn pages_of_other_origins_are_let_in_only_where_they_are_named() {
         assert_eq!((told.status.as_u16(), allowed(&told).as_deref()), (204, Some(KNOWN)));
         assert!(told.header("access-control-allow-headers").is_some_and(|names| names.contains("authorization")));
         assert_eq!(told.header("access-control-allow-credentials"), None);
-        for stranger in ["https://evil.example", "https://app.example.com.evil.example", "http://app.example.com", "null"] {
+        for stranger in
+            ["https://evil.example", "https://app.example.com.evil.example", "http://app.example.com", "null"]
+        {
             let told = preflight(&server, stranger).await;
             assert_eq!((told.status.as_u16(), allowed(&told)), (401, None), "{stranger}");
         }
@@ -204,7 +221,8 @@ fn a_request_keeps_the_id_it_came_with_and_a_problem_tells_it() {
 fn a_wrong_signature_costs_no_work_of_the_database() {
     on_each(|database| async {
         let server = Server::new(database).await;
-        let event = json!({ "id": "evt_1", "object": "event", "type": "invoice.paid", "created": 1, "data": { "object": {} } });
+        let event =
+            json!({ "id": "evt_1", "object": "event", "type": "invoice.paid", "created": 1, "data": { "object": {} } });
         assert_eq!(server.deliver(&event).await.status, StatusCode::OK);
         // Whatever needs the database fails from now on.
         server.lose_database().await;
@@ -214,7 +232,8 @@ fn a_wrong_signature_costs_no_work_of_the_database() {
             let told = tell(request).await;
             assert_eq!(told.status, StatusCode::BAD_REQUEST, "{}", told.text);
         }
-        let other = json!({ "id": "evt_2", "object": "event", "type": "invoice.paid", "created": 1, "data": { "object": {} } });
+        let other =
+            json!({ "id": "evt_2", "object": "event", "type": "invoice.paid", "created": 1, "data": { "object": {} } });
         server.deliver(&other).await.assert_problem(503, "not-stored");
     });
 }

@@ -21,21 +21,61 @@ const ADA: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
 fn odd_text() -> impl Strategy<Value = String> {
     let known = select(vec![
-        "", " ", "0", "-1", "1e999", "99999999999999999999", "'; DROP TABLE users; --", "\" OR 1=1 --", "%00", "\u{0}", "../../etc/passwd", "null",
-        "true", "ß", "𝄞", "a@b", "user@example.com", "2026-02-30T00:00:00Z", "-262143-01-01T00:00:00Z", "+262142-12-31T23:59:59Z", ADA, "evt_1",
-        "pro", "applied", "failed", "\u{202e}", "{}", "[]",
+        "",
+        " ",
+        "0",
+        "-1",
+        "1e999",
+        "99999999999999999999",
+        "'; DROP TABLE users; --",
+        "\" OR 1=1 --",
+        "%00",
+        "\u{0}",
+        "../../etc/passwd",
+        "null",
+        "true",
+        "ß",
+        "𝄞",
+        "a@b",
+        "user@example.com",
+        "2026-02-30T00:00:00Z",
+        "-262143-01-01T00:00:00Z",
+        "+262142-12-31T23:59:59Z",
+        ADA,
+        "evt_1",
+        "pro",
+        "applied",
+        "failed",
+        "\u{202e}",
+        "{}",
+        "[]",
     ]);
     prop_oneof![5 => known.prop_map(str::to_owned), 1 => any::<String>(), 1 => (0_usize..9000).prop_map(|n| "x".repeat(n))]
 }
 
 fn json_text() -> impl Strategy<Value = String> {
     let key = select(vec![
-        "email", "full_name", "id", "amount", "idempotency_key", "tier", "until", "reason", "status", "type", "mode", "limit", "user_id", "note", "x",
+        "email",
+        "full_name",
+        "id",
+        "amount",
+        "idempotency_key",
+        "tier",
+        "until",
+        "reason",
+        "status",
+        "type",
+        "mode",
+        "limit",
+        "user_id",
+        "note",
+        "x",
     ]);
     let leaf = prop_oneof![
         odd_text().prop_map(|text| serde_json::to_string(&text).unwrap_or_default()),
         any::<i64>().prop_map(|number| number.to_string()),
-        select(vec!["null", "true", "1e400", "-0.0", "[]", "{}", "[[[[[[]]]]]]", "18446744073709551616"]).prop_map(str::to_owned),
+        select(vec!["null", "true", "1e400", "-0.0", "[]", "{}", "[[[[[[]]]]]]", "18446744073709551616"])
+            .prop_map(str::to_owned),
     ];
     prop_oneof![
         6 => vec((key, leaf), 0..6).prop_map(|pairs| {
@@ -60,14 +100,26 @@ struct Hostile {
 }
 
 fn hostile() -> impl Strategy<Value = Hostile> {
-    let methods = vec![Method::GET, Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD];
+    let methods =
+        vec![Method::GET, Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD];
     let parameter = prop_oneof![2 => Just(ADA.to_owned()), 2 => odd_text()];
     let names = vec![
-        "limit", "cursor", "after", "status", "type", "user_id", "customer", "since", "until", "hours", "wait", "email", "tier", "kind", "job", "q", "x",
+        "limit", "cursor", "after", "status", "type", "user_id", "customer", "since", "until", "hours", "wait",
+        "email", "tier", "kind", "job", "q", "x",
     ];
     let header = select(vec![
-        "x-request-id", "x-forwarded-for", "origin", "content-type", "stripe-signature", "if-match", "accept", "range", "expect-x", "cookie",
-        "content-encoding", "idempotency-key",
+        "x-request-id",
+        "x-forwarded-for",
+        "origin",
+        "content-type",
+        "stripe-signature",
+        "if-match",
+        "accept",
+        "range",
+        "expect-x",
+        "cookie",
+        "content-encoding",
+        "idempotency-key",
     ]);
     let value = prop_oneof![2 => odd_text().prop_map(String::into_bytes), 1 => vec(any::<u8>(), 0..80)];
     (
@@ -131,12 +183,19 @@ fn no_request_whatever_it_holds_is_a_fault_of_the_server() {
             let mut parameters = case.parameters.iter();
             let path: Vec<String> = route
                 .split('/')
-                .map(|part| if part.starts_with('{') { escaped(parameters.next().map_or("", |text| text)) } else { part.to_owned() })
+                .map(|part| {
+                    if part.starts_with('{') {
+                        escaped(parameters.next().map_or("", |text| text))
+                    } else {
+                        part.to_owned()
+                    }
+                })
                 .collect();
             let query: Vec<_> = case.query.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
             let address = format!("{}?{}", path.join("/"), query.join("&"));
             let token = if route.starts_with("/api/v1/admin") { ADMIN_TOKEN } else { API_TOKEN };
-            let mut request = server.client.request(method.clone(), &address).header("Authorization", format!("Bearer {token}"));
+            let mut request =
+                server.client.request(method.clone(), &address).header("Authorization", format!("Bearer {token}"));
             for (name, value) in &case.headers {
                 if let Ok(value) = HeaderValue::from_bytes(value) {
                     request = request.header(*name, value);
@@ -147,7 +206,12 @@ fn no_request_whatever_it_holds_is_a_fault_of_the_server() {
             }
             let told = tell(request.body(case.body.clone())).await;
             *statuses.entry(told.status.as_u16()).or_default() += 1;
-            assert!(told.status != 500 && told.status != 503 || route == "/readyz", "{} for {case:?} at {address}: {}", told.status, told.text);
+            assert!(
+                told.status != 500 && told.status != 503 || route == "/readyz",
+                "{} for {case:?} at {address}: {}",
+                told.status,
+                told.text
+            );
         }
         assert!(statuses.keys().any(|status| *status == 200) && statuses.len() > 5, "{statuses:?}");
         // Nothing that was said became a statement.

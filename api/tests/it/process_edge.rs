@@ -95,7 +95,8 @@ async fn slow_clients_hold_few_connections_for_a_short_time_and_honest_webhooks_
     assert!(longest < Duration::from_secs(20), "somebody held a connection for {longest:?}");
     let told = figures(&caller).await;
     assert!(series(&told, "trueup_http_connections ") <= MOST);
-    let refused = |reason: &str| series(&told, &format!("trueup_http_connections_refused_total{{reason=\"{reason}\"}}"));
+    let refused =
+        |reason: &str| series(&told, &format!("trueup_http_connections_refused_total{{reason=\"{reason}\"}}"));
     assert!(refused("gave-way") > 0, "there were three times as many as may be");
     assert!(refused("slow-head") > 0);
     server.stop().await;
@@ -227,7 +228,11 @@ async fn connections_that_wait_for_their_clients_do_not_hold_up_the_end() {
         let server = Running::start(folder.path(), &[("DATABASE_URL", database.url())], &[]);
         let address = server.url().await.trim_start_matches("http://").to_owned();
         let mut open = Vec::new();
-        for beginning in ["", "GET /healthz HTTP/1.1\r\nHo", "POST /api/v1/stripe/webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"] {
+        for beginning in [
+            "",
+            "GET /healthz HTTP/1.1\r\nHo",
+            "POST /api/v1/stripe/webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+        ] {
             let mut stream = TcpStream::connect(&address).await.unwrap();
             stream.write_all(beginning.as_bytes()).await.unwrap();
             open.push(stream);

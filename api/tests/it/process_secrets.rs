@@ -5,7 +5,6 @@
 use std::{
     fs,
     sync::{Arc, Mutex},
-
 };
 
 use api::config::{Secret, development::DevelopmentSecrets};
@@ -88,8 +87,7 @@ fn search(where_: &str, text: &str, marks: &[&str]) {
 /// A request with its token, over HTTP/2, whose own layers have much to say at that level.
 async fn over_http2(address: &str) -> u16 {
     let stream = TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let connection = tokio::spawn(connection);
     let request = Request::get(format!("http://{address}/api/v1/admin/webhooks?type={PAYLOAD}"))
         .header("authorization", format!("Bearer {ADMIN}"))
@@ -176,7 +174,9 @@ async fn nothing_the_process_says_holds_a_secret_a_token_an_address_or_a_payload
             json!({ "id": "evt_odd", "object": "event", "type": "made.up", "data": { "object": { "email": PERSON, "note": PAYLOAD } } }).to_string(),
         ];
         for body in &bad {
-            for signature in [sign(&old, Utc::now().timestamp(), body.as_bytes()), format!("t=1,v1={PAYLOAD}"), PAYLOAD.to_owned()] {
+            for signature in
+                [sign(&old, Utc::now().timestamp(), body.as_bytes()), format!("t=1,v1={PAYLOAD}"), PAYLOAD.to_owned()]
+            {
                 let request = caller.http.post(&webhook).header("stripe-signature", signature).body(body.clone());
                 let _ = request.send().await.unwrap();
             }
@@ -184,7 +184,15 @@ async fn nothing_the_process_says_holds_a_secret_a_token_an_address_or_a_payload
 
         // Whatever can go wrong with calls.
         let mut told = Vec::new();
-        for path in ["/api/v1/users", "/api/v1/admin/webhooks", "/metrics", "/docs", "/api/v1/changes", &format!("/{PAYLOAD}"), &format!("/api/v1/admin/{PAYLOAD}")] {
+        for path in [
+            "/api/v1/users",
+            "/api/v1/admin/webhooks",
+            "/metrics",
+            "/docs",
+            "/api/v1/changes",
+            &format!("/{PAYLOAD}"),
+            &format!("/api/v1/admin/{PAYLOAD}"),
+        ] {
             told.push(call(Method::GET, path, GUESS, PAYLOAD).await.1);
         }
         for (method, path) in [
@@ -195,7 +203,11 @@ async fn nothing_the_process_says_holds_a_secret_a_token_an_address_or_a_payload
             (Method::GET, format!("/api/v1/users/{PAYLOAD}")),
             (Method::POST, format!("/api/v1/users/{user}/refresh")),
         ] {
-            for body in [format!("{{\"email\": \"{PERSON}\", \"full_name\": \"{PAYLOAD}\"}}"), format!("{{\"email\": {PAYLOAD}"), PAYLOAD.to_owned()] {
+            for body in [
+                format!("{{\"email\": \"{PERSON}\", \"full_name\": \"{PAYLOAD}\"}}"),
+                format!("{{\"email\": {PAYLOAD}"),
+                PAYLOAD.to_owned(),
+            ] {
                 let _ = call(method.clone(), &path, API, &body).await;
             }
         }

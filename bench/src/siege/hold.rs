@@ -86,7 +86,9 @@ pub(crate) async fn idle(address: &str, connections: u32, lasting: Duration) -> 
     for stream in streams {
         // Whoever was cut reads an end, or an error.
         let mut byte = [0];
-        held += u32::from(matches!(stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock));
+        held += u32::from(
+            matches!(stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        );
     }
     Ok(json!({ "opened": opened, "refused": refused, "still_open": held }))
 }

@@ -104,7 +104,9 @@ async fn look(db: Db, shared: Arc<Shared>) {
         if !listening && db.backend() == DbBackend::Postgres {
             listening = true;
             let (db, shared) = (db.clone(), Arc::clone(&shared));
-            tokio::spawn(async move { supervised("listener for changes", || listen(db.clone(), Arc::clone(&shared))).await });
+            tokio::spawn(async move {
+                supervised("listener for changes", || listen(db.clone(), Arc::clone(&shared))).await
+            });
         }
         let tip = tokio::select! {
             () = shared.closed.cancelled() => return,

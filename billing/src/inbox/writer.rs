@@ -198,7 +198,10 @@ impl Writer {
             let size = batch.len();
             // Whoever waits for what a panic took along is told to send again.
             if survived(self.store(batch)).await.is_err() {
-                tracing::error!(events = size, "storing webhooks panicked, which is a bug in Trueup; Stripe sends them again");
+                tracing::error!(
+                    events = size,
+                    "storing webhooks panicked, which is a bug in Trueup; Stripe sends them again"
+                );
             }
             self.waiting.fetch_sub(size, Ordering::Relaxed);
         }

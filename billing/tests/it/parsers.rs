@@ -68,8 +68,29 @@ fn secret() -> WebhookSecret {
 /// Texts that something may stumble over.
 fn odd_text() -> impl Strategy<Value = String> {
     let known = select(vec![
-        "", " ", "\u{0}", "\u{feff}", "null", "0", "-1", "1e999", "9223372036854775808", "NaN", "'; DROP TABLE users; --", "\"", "\\u0000",
-        "\u{202e}x", "ß", "𝄞", "user@example.com", "2026-02-30", "9999-12-31T23:59:60Z", "sub_", "evt_", "€", "a\r\nb: c",
+        "",
+        " ",
+        "\u{0}",
+        "\u{feff}",
+        "null",
+        "0",
+        "-1",
+        "1e999",
+        "9223372036854775808",
+        "NaN",
+        "'; DROP TABLE users; --",
+        "\"",
+        "\\u0000",
+        "\u{202e}x",
+        "ß",
+        "𝄞",
+        "user@example.com",
+        "2026-02-30",
+        "9999-12-31T23:59:60Z",
+        "sub_",
+        "evt_",
+        "€",
+        "a\r\nb: c",
     ]);
     prop_oneof![
         4 => known.prop_map(str::to_owned),
@@ -81,8 +102,19 @@ fn odd_text() -> impl Strategy<Value = String> {
 /// What may stand where something else is expected.
 fn odd_value() -> impl Strategy<Value = Value> {
     let numbers = select(vec![
-        json!(0), json!(-1), json!(1), json!(i64::MAX), json!(i64::MIN), json!(u64::MAX), json!(1e308), json!(-0.0), json!(0.1),
-        json!(253_402_300_800_i64), json!(-62_135_596_801_i64), json!(8_640_000_000_000_i64), json!(i32::MAX),
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(i64::MAX),
+        json!(i64::MIN),
+        json!(u64::MAX),
+        json!(1e308),
+        json!(-0.0),
+        json!(0.1),
+        json!(253_402_300_800_i64),
+        json!(-62_135_596_801_i64),
+        json!(8_640_000_000_000_i64),
+        json!(i32::MAX),
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -143,7 +175,8 @@ fn spoil(event: &mut Value, place: Index, change: Change) {
     let mut all = Vec::new();
     places(event, "", &mut all);
     let at = all[place.index(all.len())].clone();
-    let parent = at.rsplit_once('/').map(|(parent, key)| (parent.to_owned(), key.replace("~1", "/").replace("~0", "~")));
+    let parent =
+        at.rsplit_once('/').map(|(parent, key)| (parent.to_owned(), key.replace("~1", "/").replace("~0", "~")));
     match change {
         Change::Replace(value) => event.pointer_mut(&at).into_iter().for_each(|place| *place = value.clone()),
         Change::Graft(from) => {
@@ -226,8 +259,10 @@ fn header() -> impl Strategy<Value = Vec<u8>> {
         1 => "[0-9a-fA-F]{0,130}",
         1 => odd_text(),
     ];
-    let piece = (key, select(vec!["=", "==", "", " = "]), value).prop_map(|(key, sign, value)| format!("{key}{sign}{value}"));
-    let pieces = (vec(piece, 0..12), select(vec![",", ", ", ";", "", ",,"])).prop_map(|(pieces, comma)| pieces.join(comma).into_bytes());
+    let piece =
+        (key, select(vec!["=", "==", "", " = "]), value).prop_map(|(key, sign, value)| format!("{key}{sign}{value}"));
+    let pieces = (vec(piece, 0..12), select(vec![",", ", ", ";", "", ",,"]))
+        .prop_map(|(pieces, comma)| pieces.join(comma).into_bytes());
     let right = (any::<bool>(), cut()).prop_map(|(twice, cut)| {
         let mut header = sign(&secret(), NOW, b"{}").into_bytes();
         if twice {
@@ -277,7 +312,9 @@ fn no_signed_body_makes_anything_panic_from_its_first_look_to_what_follows_from_
             let _ = apply(&mut world, *told, cause, rules);
         }
         // What Stripe's API answers is as foreign.
-        if let Some(object) = serde_json::from_str::<Value>(&payload).ok().and_then(|event| event.pointer("/data/object").cloned()) {
+        if let Some(object) =
+            serde_json::from_str::<Value>(&payload).ok().and_then(|event| event.pointer("/data/object").cloned())
+        {
             let object = object.to_string();
             let _ = read_fetched(&event_type, &object, &stamp);
             let _ = told_of(&object, now());

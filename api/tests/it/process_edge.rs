@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test is meant to panic where its ground is not as it must be")]
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use reqwest::{Certificate, Client, StatusCode};
@@ -11,6 +11,7 @@ use testkit::{TestDb, kinds};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Semaphore,
     task::JoinSet,
     time::{Instant, interval, timeout},
 };
@@ -27,8 +28,9 @@ async fn figures(caller: &Caller) -> String {
 }
 
 /// A client that begins in one way and goes on with a byte now and then, until it is cut off; tells after how long that was.
-async fn slow(address: String, beginning: &'static str, drip: bool) -> Duration {
+async fn slow(address: String, beginning: &'static str, drip: bool, came: Arc<Semaphore>) -> Duration {
     let mut stream = TcpStream::connect(&address).await.unwrap();
+    came.add_permits(1);
     let begun = Instant::now();
     let _ = stream.write_all(beginning.as_bytes()).await;
     let (mut reader, mut writer) = stream.into_split();
@@ -61,7 +63,7 @@ async fn slow_clients_hold_few_connections_for_a_short_time_and_honest_webhooks_
     let url = server.url().await;
     let caller = Caller::new(&url, &folder.path().join("data"));
     let address = url.trim_start_matches("http://").to_owned();
-    let mut clients = JoinSet::new();
+    let (mut clients, came) = (JoinSet::new(), Arc::new(Semaphore::new(0)));
     for number in 0..SLOW {
         let (beginning, drip) = match number % 4 {
             0 => ("POST /api/v1/stripe/webhook HTTP/1.1\r\nHost: x\r\nX-Slow: ", true),
@@ -69,8 +71,10 @@ async fn slow_clients_hold_few_connections_for_a_short_time_and_honest_webhooks_
             2 => ("POST /api/v1/stripe/webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{", true),
             _ => ("", false),
         };
-        clients.spawn(slow(address.clone(), beginning, drip));
+        clients.spawn(slow(address.clone(), beginning, drip, Arc::clone(&came)));
     }
+    // Connections are taken in their order, so whoever comes from now on comes after them.
+    timeout(LONG, came.acquire_many(SLOW.try_into().unwrap())).await.expect("all connect").unwrap().forget();
     let mut slowest = Duration::ZERO;
     for number in 0..30 {
         // A new connection for each, as if it had just come.

@@ -246,6 +246,7 @@ async fn nothing_the_process_says_holds_a_secret_a_token_an_address_or_a_payload
         for text in told {
             search("an answer", &text, &MARKS);
         }
-        assert!(server.err().lines().count() > 500, "the log was not talkative");
+        let talkative = server.err().lines().count() > 100 && server.err().contains("\"level\":\"TRACE\"");
+        assert!(talkative, "the log was not talkative");
     }
 }

@@ -88,6 +88,7 @@ impl OwnServer {
             .env("STRIPE_LIVEMODE", "false")
             .env("TRUEUP_API_TOKEN", &target.api_token)
             .env("TRUEUP_ADMIN_TOKEN", &target.admin_token)
+            .env("TRUEUP_DOCS", "open")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(written)

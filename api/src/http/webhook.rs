@@ -1,5 +1,7 @@
 //! Where Stripe delivers. Nothing slower than the commit happens here.
 
+use std::sync::LazyLock;
+
 use billing::{
     event,
     inbox::{self, Arrival, Receipt, ReceiveError},
@@ -17,15 +19,19 @@ use tokio::time::Instant;
 use super::{
     Tag,
     body::{Answer, Raw, read},
-    observe::{milliseconds, peer},
+    client,
+    observe::milliseconds,
     problem::{BAD_REQUEST, Kind, NOT_STORABLE, NOT_STORED, Problem, RETRY_AFTER, TOO_LARGE, TOO_SLOW},
 };
-use crate::{app::App, observe::skip_label};
+use crate::{app::App, observe::skip_label, quiet::Quiet};
 
 /// Largest event, in bytes.
 const MAX_EVENT: usize = 1 << 20;
 
 const SIGNATURE: &str = "stripe-signature";
+
+/// Anybody can send what is refused, as often as they like.
+static REFUSED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
 
 #[derive(Debug, Clone)]
 pub(super) struct WebhookApi(pub(super) App);
@@ -69,7 +75,7 @@ impl WebhookApi {
     )]
     async fn receive(&self, request: &Request, body: Raw) -> Result<Answer<Acknowledged>, Problem> {
         let Self(app) = self;
-        let peer = || peer(request);
+        let peer = || client::shown(request);
         let body = read(request, body.0, MAX_EVENT).await.inspect_err(|problem| {
             let reason = match problem.kind() {
                 TOO_LARGE => RejectReason::TooLarge,
@@ -78,7 +84,9 @@ impl WebhookApi {
             };
             app.metrics.webhook_rejected(reason);
             let declared = request.header(header::CONTENT_LENGTH);
-            tracing::warn!(reason = reason.as_str(), declared, peer = peer(), "refused a webhook");
+            if let Some(unsaid) = REFUSED.may_say() {
+                tracing::warn!(reason = reason.as_str(), declared, peer = peer(), unsaid, "refused a webhook");
+            }
         })?;
         let start = Instant::now();
         // Of several headers the first: it is as good a guess as any, and a wrong one is a mismatch.
@@ -86,7 +94,9 @@ impl WebhookApi {
         let event = event::verify(&body, signature, &app.secrets, Utc::now(), app.tolerance).map_err(|rejection| {
             let reason = rejection.reason();
             app.metrics.webhook_rejected(RejectReason::named(reason));
-            tracing::warn!(reason, bytes = body.len(), peer = peer(), "refused a webhook");
+            if let Some(unsaid) = REFUSED.may_say() {
+                tracing::warn!(reason, bytes = body.len(), peer = peer(), unsaid, "refused a webhook");
+            }
             let kind = Kind::new(reason, StatusCode::BAD_REQUEST, "Not an event of Stripe");
             Problem::new(kind, rejection.to_string())
         })?;

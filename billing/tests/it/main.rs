@@ -25,4 +25,5 @@ mod retention;
 mod scripted;
 mod semantics;
 mod usage;
+mod usage_races;
 mod windows;

@@ -5,6 +5,7 @@
 //! - [`http`]: routes, auth, problems, OpenAPI
 //! - [`cli`]: `trueup …`
 //! - [`background`]: what a request begins and does not wait for; [`observe`]: reports as metrics
+//! - `scrape`, `census`: what metrics have to ask the database for; `telemetry`: log lines, panics, Sentry
 //! - [`jobs`]: the scheduler, put together
 //! - [`mailing`]: sends e-mails as soon as they are queued
 //! - `assemble` puts a server together; [`serve`]: starts and stops all of it
@@ -12,12 +13,14 @@
 pub mod app;
 mod assemble;
 pub mod background;
+mod census;
 pub mod cli;
 pub mod config;
 pub mod http;
 pub mod jobs;
 pub mod mailing;
 pub mod observe;
+mod scrape;
 pub mod serve;
 mod stripe;
 mod telemetry;

@@ -19,6 +19,7 @@ use billing::{
     signature::SecretError,
     stripe::ClientError,
 };
+use metrics::Metrics;
 use migration::MigrateError;
 use poem::{Server, listener::TcpAcceptor};
 use scheduler::{BellError, Engine, EngineOptions};
@@ -33,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assemble::{Assembled, assemble, name},
     config::Config,
-    http, jobs,
+    census, http, jobs, scrape,
 };
 
 /// How long the start waits for a database that is away.
@@ -141,10 +142,15 @@ pub enum ServeError {
 }
 
 /// Runs until it is told to stop. `announce` is called once the address is bound and everything runs.
-pub async fn run(config: Config, parts: Parts, announce: impl FnOnce(Started)) -> Result<Stopped, ServeError> {
+pub async fn run(
+    config: Config,
+    parts: Parts,
+    metrics: Arc<Metrics>,
+    announce: impl FnOnce(Started),
+) -> Result<Stopped, ServeError> {
     let signals = Signals::install()?;
     tokio::select! {
-        stopped = serve(config, parts, announce, signals.stop.clone()) => stopped,
+        stopped = serve(config, parts, metrics, announce, signals.stop.clone()) => stopped,
         () = signals.at_once.cancelled() => {
             tracing::warn!("told twice to stop: stopping at once");
             Ok(Stopped::AtOnce)
@@ -155,6 +161,7 @@ pub async fn run(config: Config, parts: Parts, announce: impl FnOnce(Started)) -
 async fn serve(
     config: Config,
     parts: Parts,
+    metrics: Arc<Metrics>,
     announce: impl FnOnce(Started),
     stop: CancellationToken,
 ) -> Result<Stopped, ServeError> {
@@ -162,6 +169,7 @@ async fn serve(
     else {
         return Ok(Stopped::InOrder);
     };
+    let db = db.observed(scrape::database_observer(&metrics));
     let listening = |source| ServeError::Listen { listen: config.listen.clone(), source };
     let listener = TcpListener::bind(&config.listen).await.map_err(listening)?;
     let address = listener.local_addr().map_err(listening)?;
@@ -169,7 +177,7 @@ async fn serve(
     migration::up(db.reader(), None).await?;
 
     let Assembled { mut app, writers, processor, passes, tools, mailing } =
-        assemble(&config, &db, address, parts, &stop)?;
+        assemble(&config, &db, address, parts, &metrics, &stop)?;
     let working = match processor {
         Some(processor) => {
             if let Some(mailing) = &mailing {
@@ -210,6 +218,7 @@ async fn serve(
         }
         None => None,
     };
+    tokio::spawn(census::run(db.clone(), Arc::clone(&app.catalog), Arc::clone(&metrics), stop.clone()));
     announce(Started { address });
     let background = app.background.clone();
     let server = Server::new_with_acceptor(acceptor).idle_timeout(IDLE);
@@ -260,7 +269,7 @@ async fn work(processor: Processor, nudge: Arc<Notify>, observer: Observer, beat
             return;
         }
         if let Err(error) = ended {
-            tracing::error!(%error, "the processor panicked, which is a mistake in Trueup; starting it again");
+            tracing::error!(%error, after_panic = true, "the processor panicked, which is a mistake in Trueup; starting it again");
         }
         tokio::select! {
             () = end.cancelled() => return,
@@ -272,7 +281,7 @@ async fn work(processor: Processor, nudge: Arc<Notify>, observer: Observer, beat
 /// Asks Stripe about what batches flag, until told to end.
 async fn refetch(refresher: Refresher, end: CancellationToken) {
     while let Err(error) = tokio::spawn(refresher.clone().run(end.clone())).await {
-        tracing::error!(%error, "asking Stripe about subscriptions panicked, which is a mistake in Trueup; starting it again");
+        tracing::error!(%error, after_panic = true, "asking Stripe about subscriptions panicked, which is a mistake in Trueup; starting it again");
         tokio::select! {
             () = end.cancelled() => return,
             () = tokio::time::sleep(PAUSE) => {}

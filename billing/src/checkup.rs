@@ -1,24 +1,17 @@
 //! What is wrong with what is stored and with what Stripe lets us do, for a person: each with what would mend it.
 
 use chrono::TimeDelta;
-use entity::{
-    Time,
-    enums::SubscriptionStatus,
-    ids::CustomerId,
-    subscriptions::{self, Column, Entity},
-};
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
+use entity::{Time, ids::CustomerId};
+use sea_orm::DbErr;
 use serde::Serialize;
 
 use crate::{
     catalog::Catalog,
+    census::{self, Unmapped},
     db::Db,
     endpoint::{self, Expected, Severity},
     events::event_types,
-    facts::{Item as PricedItem, Rank, Subscription},
     inbox::records,
-    processor::load::subscription,
-    projection::Standing,
     reconcile, recovery,
     store::inbox::clock,
     stripe::{Collection, Lane, Resource, Stripe, StripeError},
@@ -72,8 +65,8 @@ const STUCK: TimeDelta = TimeDelta::minutes(10);
 const RECONCILED: TimeDelta = TimeDelta::hours(24);
 /// Events are recovered every fifteen minutes.
 const RECOVERED: TimeDelta = TimeDelta::hours(1);
-/// Prices that are looked at, of those that are stored and of those that plans name.
-const PRICES: u64 = 500;
+/// Prices and products that are looked at, of those that plans name.
+const PRICES: usize = 500;
 /// Things that are named in one line.
 const NAMED: usize = 5;
 
@@ -131,7 +124,7 @@ fn whole(seconds: f64) -> i64 {
 
 async fn uncertain(db: &Db, with_stripe: bool) -> Result<Item, DbErr> {
     const AREA: &str = "subscriptions";
-    let uncertain = Entity::find().filter(Column::NeedsRefresh.eq(true)).count(db.reader()).await?;
+    let uncertain = census::uncertain(db).await?;
     Ok(match (uncertain, with_stripe) {
         (0, _) => Item::ok(AREA, "none is uncertain"),
         (n, true) => {
@@ -145,51 +138,14 @@ async fn uncertain(db: &Db, with_stripe: bool) -> Result<Item, DbErr> {
     })
 }
 
-#[derive(Debug, FromQueryResult)]
-struct Priced {
-    price_id: Option<String>,
-    product_id: Option<String>,
-    lookup_key: Option<String>,
-    subscriptions: i64,
-}
-
 /// Prices of living subscriptions that lead to no plan.
 async fn unmapped(db: &Db, catalog: &Catalog) -> Result<Item, DbErr> {
     const AREA: &str = "plans";
-    let entitling = || {
-        let statuses = [SubscriptionStatus::Active, SubscriptionStatus::Trialing, SubscriptionStatus::PastDue];
-        Entity::find().filter(Column::Rank.eq(Rank::Living.number())).filter(Column::Status.is_in(statuses))
-    };
-    let priced: Vec<Priced> = entitling()
-        .select_only()
-        .columns([Column::PriceId, Column::ProductId, Column::LookupKey])
-        .column_as(Column::Id.count(), "subscriptions")
-        .group_by(Column::PriceId)
-        .group_by(Column::ProductId)
-        .group_by(Column::LookupKey)
-        .order_by_desc(Column::Id.count())
-        .limit(PRICES)
-        .into_model()
-        .all(db.reader())
-        .await?;
-    let mut unmapped = Vec::new();
-    for Priced { price_id, product_id, lookup_key, subscriptions } in priced {
-        let item = PricedItem { price_id: price_id.clone(), product_id, lookup_key, ..PricedItem::default() };
-        if catalog.of_item(&item, None).is_some() {
-            continue;
-        }
-        // Another item, or metadata, may lead to a plan: one of them tells.
-        let one = match &price_id {
-            Some(price) => entitling().filter(Column::PriceId.eq(price)),
-            None => entitling().filter(Column::PriceId.is_null()),
-        };
-        let one: Option<subscriptions::Model> = one.order_by_asc(Column::Id).limit(1).one(db.reader()).await?;
-        if let Some(row) = one
-            && leads_nowhere(&subscription(row)?, catalog)
-        {
-            unmapped.push(format!("{} ({subscriptions})", price_id.as_deref().unwrap_or("none")));
-        }
-    }
+    let unmapped: Vec<String> = census::unmapped(db, catalog)
+        .await?
+        .into_iter()
+        .map(|Unmapped { price, subscriptions }| format!("{} ({subscriptions})", price.as_deref().unwrap_or("none")))
+        .collect();
     Ok(if unmapped.is_empty() {
         Item::ok(AREA, "every price of a living subscription leads to a tier")
     } else {
@@ -202,11 +158,6 @@ async fn unmapped(db: &Db, catalog: &Catalog) -> Result<Item, DbErr> {
             "name each in `prices` of the [[plans]] it belongs to",
         )
     })
-}
-
-fn leads_nowhere(subscription: &Subscription, catalog: &Catalog) -> bool {
-    let standing = Standing { subscription, invoice: None, customer_deleted: false };
-    standing.deciding_item(catalog).1.is_none()
 }
 
 fn listed(all: &[String]) -> String {
@@ -360,7 +311,7 @@ async fn prices(stripe: &dyn Stripe, catalog: &Catalog) -> Item {
     let prices = catalog.plans().iter().flat_map(|plan| plan.prices.iter().cloned().map(Resource::Price));
     let products = catalog.plans().iter().flat_map(|plan| plan.products.iter().cloned().map(Resource::Product));
     let (mut known, mut unknown) = (0, Vec::new());
-    for resource in prices.chain(products).take(usize::try_from(PRICES).unwrap_or(usize::MAX)) {
+    for resource in prices.chain(products).take(PRICES) {
         match stripe.get(&resource, Lane::Live).await {
             Ok(_) => known += 1,
             Err(StripeError::Missing { .. }) => unknown.push(resource.id().to_owned()),

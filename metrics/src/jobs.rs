@@ -5,7 +5,8 @@ use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeV
 use crate::{
     Metrics,
     families::{counters, registered},
-    labels::JobOutcome,
+    labels::{JobOutcome, ScrapePart},
+    measured::{Parts, shared},
 };
 
 /// Seconds of a run: most are done at once, a walk through all of Stripe takes minutes.
@@ -20,10 +21,12 @@ pub(crate) struct JobFamilies {
     running: IntGaugeVec,
     lease_held: IntGaugeVec,
     missed_slots: IntCounterVec,
+    paused: IntGaugeVec,
+    enabled: IntGaugeVec,
 }
 
 impl JobFamilies {
-    pub(crate) fn register(r: &Registry) -> Self {
+    pub(crate) fn register(r: &Registry, parts: &Parts) -> Self {
         let gauges = |name: &str, help: &str| registered(r, GaugeVec::new(Opts::new(name, help), &["job"]));
         let flags = |name: &str, help: &str| registered(r, IntGaugeVec::new(Opts::new(name, help), &["job"]));
         Self {
@@ -60,6 +63,20 @@ impl JobFamilies {
                 "Slots of the job that passed and are not caught up.",
                 &["job"],
             ),
+            paused: parts.jobs.gauge(
+                r,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "trueup_job_paused",
+                        shared!("1 while an operator has paused the job, on every process, else 0."),
+                    ),
+                    &["job"],
+                ),
+            ),
+            enabled: flags(
+                "trueup_job_enabled",
+                "1 where this process runs the job when its time comes; 0 where the configuration switches the job, or all of them, off.",
+            ),
         }
     }
 }
@@ -75,6 +92,22 @@ impl Metrics {
         let _ = of.missed_slots.with_label_values(&[job]);
         let _ = (of.last_success.with_label_values(&[job]), of.next_run.with_label_values(&[job]));
         let _ = (of.running.with_label_values(&[job]), of.lease_held.with_label_values(&[job]));
+        let _ = (of.enabled.with_label_values(&[job]), of.paused.with_label_values(&[job]));
+    }
+
+    /// Whether this process runs a job when its time comes.
+    pub fn job_enabled(&self, job: &str, enabled: bool) {
+        self.jobs.enabled.with_label_values(&[job]).set(i64::from(enabled));
+    }
+
+    /// What the database knows of the jobs was read: each with whether it is paused; and when a reconciliation last came to its end, in
+    /// seconds since 1970.
+    pub fn jobs_measured<'j>(&self, paused: impl IntoIterator<Item = (&'j str, bool)>, reconciled: Option<i64>) {
+        for (job, paused) in paused {
+            self.jobs.paused.with_label_values(&[job]).set(i64::from(paused));
+        }
+        self.reconcile.last_complete(reconciled);
+        self.parts.set(ScrapePart::Jobs, true);
     }
 
     /// A job was looked at: when it runs next, and when it succeeded last, in seconds since 1970.
@@ -142,10 +175,15 @@ mod tests {
         let text = metrics.render();
         assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "1");
         assert_eq!(line(&text, "trueup_job_lease_held{job=\"rest\"}"), "0");
+        metrics.job_enabled("rest", true);
+        assert!(!metrics.render().contains("trueup_job_paused"), "the database was not asked yet");
+        metrics.jobs_measured([("rest", true)], None);
         metrics.job_ended("rest", JobOutcome::TimedOut, 42.0);
         let text = metrics.render();
         assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "0");
         assert_eq!(line(&text, "trueup_job_runs_total{job=\"rest\",outcome=\"timed_out\"}"), "1");
         assert_eq!(line(&text, "trueup_job_duration_seconds_sum{job=\"rest\"}"), "42");
+        assert_eq!(line(&text, "trueup_job_enabled{job=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_paused{job=\"rest\"}"), "1");
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     Metrics,
     families::{counters, registered},
     labels::{DriftKind, EndpointFinding},
+    measured::{Parts, shared},
 };
 
 /// What a reconciliation came to.
@@ -35,7 +36,7 @@ pub(crate) struct ReconcileFamilies {
 }
 
 impl ReconcileFamilies {
-    pub(crate) fn new(r: &Registry) -> Self {
+    pub(crate) fn new(r: &Registry, parts: &Parts) -> Self {
         let families = Self {
             scanned: registered(
                 r,
@@ -61,11 +62,11 @@ impl ReconcileFamilies {
                     "Reconciliations that were refused, so that nobody is hurt: too many would have lost access, or the key is of another account.",
                 ),
             ),
-            last_complete: registered(
+            last_complete: parts.jobs.gauge(
                 r,
                 Gauge::new(
                     "trueup_reconcile_last_complete_timestamp_seconds",
-                    "When a reconciliation of everybody last came to its end, on whatever replica, in seconds since 1970; 0 where none ever did.",
+                    shared!("When a reconciliation of everybody last came to its end, in seconds since 1970; 0 where none ever did."),
                 ),
             ),
             recovered_events: registered(
@@ -103,6 +104,11 @@ impl ReconcileFamilies {
         families.endpoint_healthy.set(f64::NAN);
         families
     }
+
+    pub(crate) fn last_complete(&self, at: Option<i64>) {
+        #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
+        self.last_complete.set(at.unwrap_or(0) as f64);
+    }
 }
 
 impl Metrics {
@@ -115,12 +121,6 @@ impl Metrics {
         }
         families.repaired.inc_by(done.repaired);
         families.refused.inc_by(u64::from(done.refused));
-    }
-
-    /// When a reconciliation last came to its end, in seconds since 1970.
-    pub fn reconcile_last_complete(&self, at: i64) {
-        #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
-        self.reconcile.last_complete.set(at as f64);
     }
 
     /// So many events were recovered.
@@ -162,6 +162,8 @@ mod tests {
             let series = format!("trueup_stripe_endpoint_findings{{finding=\"{}\"}}", finding.as_str());
             assert_eq!(value(&metrics, &series), "0");
         }
+        assert!(!metrics.render().contains("trueup_reconcile_last_complete"), "the database was not asked yet");
+        metrics.jobs_measured([], None);
         assert_eq!(value(&metrics, "trueup_reconcile_last_complete_timestamp_seconds"), "0");
         assert_eq!(value(&metrics, "trueup_stripe_endpoint_healthy"), "NaN", "nobody has looked yet");
     }
@@ -177,7 +179,7 @@ mod tests {
             repaired: 0,
             refused: true,
         });
-        metrics.reconcile_last_complete(1_790_000_000);
+        metrics.jobs_measured([], Some(1_790_000_000));
         metrics.events_recovered(3);
         metrics.endpoint_looked_at(false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
         metrics.endpoint_looked_at(false, [EndpointFinding::Disabled]);

@@ -25,6 +25,7 @@ const KEPT_TO: &[(&str, &[&str])] = &[
     ("clap", &["api", "bench"]),
     ("anyhow", &["api", "bench"]),
     ("tracing-subscriber", &["api"]),
+    ("sentry", &["api"]),
     ("prometheus", &["metrics"]),
     // The simulator signs by itself, so that the two check each other.
     ("hmac", &["billing", "simulator"]),

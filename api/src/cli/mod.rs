@@ -151,7 +151,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
 /// The configuration, for a short command.
 fn config() -> Result<Config, ConfigErrors> {
     let config = Config::load()?;
-    telemetry::start(config.log.as_deref().unwrap_or(telemetry::COMMAND_FILTER), config.log_format);
+    telemetry::command(&config);
     Ok(config)
 }
 

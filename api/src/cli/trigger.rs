@@ -79,7 +79,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         bail!(Usage(format!("`{event_type}` cannot be triggered{near}; `trueup trigger --list` tells what can")));
     }
     let mut config = Config::load()?;
-    telemetry::start(config.log.as_deref().unwrap_or(telemetry::COMMAND_FILTER), config.log_format);
+    telemetry::command(&config);
     if config.development {
         let Some(secrets) = development::read(&config.data)? else {
             bail!(

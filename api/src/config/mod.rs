@@ -6,6 +6,7 @@
 pub mod development;
 mod jobs;
 mod read;
+mod sentry;
 mod tables;
 
 use std::{
@@ -97,6 +98,10 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Where errors are reported.
     pub sentry_dsn: Option<Secret>,
+    /// Under which environment.
+    pub sentry_environment: String,
+    /// As which release.
+    pub sentry_release: String,
     /// How e-mails are sent; none without a mail server. The holder's name is set at the start.
     pub mail: Option<MailOptions>,
     /// What is kept for how long.
@@ -201,7 +206,6 @@ const LIVEMODE: Key = Key("STRIPE_LIVEMODE", "stripe_livemode");
 const ACCOUNT: Key = Key("STRIPE_ACCOUNT", "stripe_account");
 const API_TOKEN: Key = Key("TRUEUP_API_TOKEN", "trueup_api_token");
 const ADMIN_TOKEN: Key = Key("TRUEUP_ADMIN_TOKEN", "trueup_admin_token");
-const SENTRY_DSN: Key = Key("SENTRY_DSN", "sentry_dsn");
 const SMTP_URL: Key = Key("SMTP_URL", "smtp_url");
 const LOG: Key = Key("TRUEUP_LOG", "trueup_log");
 const LOG_FORMAT: Key = Key("TRUEUP_LOG_FORMAT", "trueup_log_format");
@@ -411,11 +415,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         source.wrong(given, "ends with /v1, which every call adds by itself", "leave that out");
     }
     let api_base = api_base.map_or("https://api.stripe.com".to_owned(), |(given, _)| given.text);
-    let sentry_dsn = source.url(SENTRY_DSN, &["https", "http"], "https://key@host/project");
-    if let Some((given, _)) = &sentry_dsn {
-        let key = given.key;
-        source.warnings.push(format!("{key}: this version does not report to Sentry yet"));
-    }
+    let sentry = sentry::sentry(source, livemode);
     let (mail_server_set, mail_server) = mail_server(source);
     let log = source.get(LOG);
     if let Some(given) = &log
@@ -456,7 +456,9 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         intake_rules: IntakeRules { livemode, account: account.map(|given| given.text) },
         api_token: secret(api_token),
         admin_token: secret(admin_token),
-        sentry_dsn: sentry_dsn.map(|(given, _)| Secret(given.text)),
+        sentry_dsn: sentry.dsn,
+        sentry_environment: sentry.environment,
+        sentry_release: sentry.release,
         mail,
         retention,
         log: log.map(|given| given.text),

@@ -1,27 +1,19 @@
 //! Is it alive, is it ready, how is it doing.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
-use billing::{inbox::records, mail::outbox, reconcile};
-use metrics::InboxDepth;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout},
-};
+use tokio::time::timeout;
 
 use super::{
     Tag,
     body::{Answer, Exposition},
 };
-use crate::app::App;
+use crate::{app::App, scrape::Scrape};
 
 /// How long a part may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a measurement of the inbox is good for: several scrapers cost no more than one.
-const FRESH: Duration = Duration::from_secs(2);
 
 /// A processor that has not been seen for so long is stuck: its loop turns at least every five seconds and a batch ends within ten.
 const LIFELESS: Duration = Duration::from_secs(15);
@@ -29,7 +21,7 @@ const LIFELESS: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub(super) struct HealthApi {
     app: App,
-    measured: Arc<Mutex<Option<Instant>>>,
+    scrape: Scrape,
 }
 
 impl fmt::Debug for HealthApi {
@@ -113,15 +105,13 @@ impl HealthApi {
     /// Figures for Prometheus
     #[oai(path = "/metrics", method = "get", operation_id = "metrics", tag = "Tag::Health")]
     async fn metrics(&self) -> Exposition {
-        self.measure().await;
-        self.app.metrics.deliveries_waiting(self.app.inbox.waiting());
-        Exposition(self.app.metrics.render())
+        Exposition(self.scrape.text().await)
     }
 }
 
 impl HealthApi {
     pub(super) fn new(app: App) -> Self {
-        Self { app, measured: Arc::default() }
+        Self { scrape: Scrape::new(app.clone()), app }
     }
 
     async fn database(&self) -> Part {
@@ -161,41 +151,5 @@ impl HealthApi {
             Some(None) => Part::ok(),
             Some(Some((job, age))) => Part::failed(format!("{job}: not seen alive for {} s", age.as_secs())),
         }
-    }
-
-    /// Brings the gauges of the inbox up to date. A scrape never fails for it: without the database the last ones stay.
-    async fn measure(&self) {
-        let mut measured = self.measured.lock().await;
-        if measured.is_some_and(|at| at.elapsed() < FRESH) {
-            return;
-        }
-        let metrics = &self.app.metrics;
-        let measuring = async { tokio::try_join!(records::depth(&self.app.db), outbox::pending(&self.app.db)) };
-        match timeout(PATIENCE, measuring).await {
-            Ok(Ok((depth, emails))) => {
-                metrics.emails_pending(emails);
-                metrics.database_up(true);
-                metrics.inbox_measured(&InboxDepth {
-                    pending: depth.pending,
-                    processing: depth.processing,
-                    failed: depth.failed,
-                    parked: depth.parked,
-                    oldest_pending_seconds: depth.oldest_pending_seconds,
-                    oldest_processing_seconds: depth.oldest_processing_seconds,
-                });
-            }
-            Ok(Err(error)) => {
-                metrics.database_up(false);
-                tracing::warn!(%error, "the inbox could not be measured");
-            }
-            Err(_) => {
-                metrics.database_up(false);
-                tracing::warn!("the inbox could not be measured in time");
-            }
-        }
-        if let Ok(Ok(Some(at))) = timeout(PATIENCE, reconcile::records::last_complete(&self.app.db)).await {
-            metrics.reconcile_last_complete(at.timestamp());
-        }
-        *measured = Some(Instant::now());
     }
 }

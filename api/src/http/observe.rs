@@ -29,7 +29,7 @@ pub(super) async fn protect(patience: Duration, endpoint: Arc<impl Endpoint>, re
         Ok(Ok(answer)) => answer.map(IntoResponse::into_response),
         Ok(Err(_panic)) => {
             // What it says may hold anything; the panic hook has told where it came from.
-            tracing::error!("a request made this server panic; that is a bug, please report it");
+            tracing::error!(after_panic = true, "a request made this server panic; that is a bug, please report it");
             Err(Problem::new(INTERNAL, "the request failed; the server's log tells where").into())
         }
         Err(_) => {

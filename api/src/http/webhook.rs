@@ -2,7 +2,7 @@
 
 use billing::{
     event,
-    inbox::{self, Receipt, ReceiveError},
+    inbox::{self, Arrival, Receipt, ReceiveError},
 };
 use chrono::Utc;
 use metrics::labels::{RejectReason, WebhookOutcome};
@@ -20,7 +20,7 @@ use super::{
     observe::{milliseconds, peer},
     problem::{BAD_REQUEST, Kind, NOT_STORABLE, NOT_STORED, Problem, RETRY_AFTER, TOO_LARGE, TOO_SLOW},
 };
-use crate::app::App;
+use crate::{app::App, observe::skip_label};
 
 /// Largest event, in bytes.
 const MAX_EVENT: usize = 1 << 20;
@@ -92,6 +92,10 @@ impl WebhookApi {
         })?;
         let (event_id, event_type) = (event.id().to_string(), event.event_type().to_owned());
         let arrival = inbox::route(&event, &app.intake);
+        let skipped = match &arrival {
+            Arrival::Apply => None,
+            Arrival::Skip(skip) => Some(skip.reason),
+        };
         let received = app.inbox.receive(event, arrival).await;
 
         let (outcome, answer) = match received {
@@ -109,6 +113,9 @@ impl WebhookApi {
         };
         let took = start.elapsed();
         app.metrics.webhook_received(&event_type, outcome);
+        if let (WebhookOutcome::Skipped, Some(reason)) = (outcome, skipped) {
+            app.metrics.events_skipped(skip_label(reason), 1);
+        }
         app.metrics.webhook_answered_after(took.as_secs_f64());
         tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = milliseconds(took), "webhook");
         Ok(Answer(Acknowledged { received: true, event_id, outcome: answer? }))

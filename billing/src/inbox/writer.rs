@@ -42,6 +42,59 @@ pub struct InboxOptions {
     pub deadline: Duration,
     /// Statements under way at once; 1 for `SQLite`, which has one writer.
     pub writers: usize,
+    /// Told of every commit.
+    pub commits: CommitWatch,
+}
+
+/// A commit of events that waited together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Commit {
+    /// How many.
+    pub events: usize,
+    /// From when the database was asked.
+    pub seconds: f64,
+    /// False where it did not take them.
+    pub stored: bool,
+}
+
+type CommitWatcher = dyn Fn(Commit) + Send + Sync;
+
+/// Told of every commit, for metrics; the default tells nobody.
+#[derive(Clone, Default)]
+pub struct CommitWatch(Option<Arc<CommitWatcher>>);
+
+impl CommitWatch {
+    /// Tells `watcher`.
+    pub fn new(watcher: impl Fn(Commit) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watcher)))
+    }
+
+    /// Sees a try through, also where it is given up half-way.
+    fn begin(&self, events: usize) -> Committing<'_> {
+        Committing { watch: self, events, begun: Instant::now(), stored: false }
+    }
+}
+
+impl std::fmt::Debug for CommitWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CommitWatch(…)")
+    }
+}
+
+struct Committing<'a> {
+    watch: &'a CommitWatch,
+    events: usize,
+    begun: Instant,
+    stored: bool,
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        if let Some(watcher) = &self.watch.0 {
+            let seconds = self.begun.elapsed().as_secs_f64();
+            watcher(Commit { events: self.events, seconds, stored: self.stored });
+        }
+    }
 }
 
 impl Default for InboxOptions {
@@ -53,6 +106,7 @@ impl Default for InboxOptions {
             batch_bytes: 4 << 20,
             deadline: Duration::from_secs(4),
             writers: 2,
+            commits: CommitWatch::default(),
         }
     }
 }
@@ -158,9 +212,9 @@ impl Inbox {
 
 /// The event as a row of the inbox; the second value is true where it is stored only.
 pub(crate) fn row(event: VerifiedEvent, arrival: Arrival, source: EventSource) -> (NewEvent, bool) {
-    let skipped = match arrival {
-        Arrival::Apply => String::new(),
-        Arrival::Skip(reason) => reason,
+    let (skipped, skip_reason) = match arrival {
+        Arrival::Apply => (String::new(), None),
+        Arrival::Skip(skip) => (skip.to_string(), Some(skip.reason)),
     };
     let is_skipped = !skipped.is_empty();
     let parts = event.into_parts();
@@ -172,6 +226,7 @@ pub(crate) fn row(event: VerifiedEvent, arrival: Arrival, source: EventSource) -
         bytes: i64::try_from(parts.payload_bytes).unwrap_or(i64::MAX),
         payload: parts.payload,
         skipped,
+        skip_reason,
         customer: parts.customer.unwrap_or_default(),
         created,
         api_version: parts.api_version.unwrap_or_default(),
@@ -231,6 +286,13 @@ impl Writer {
     }
 
     async fn insert(&self, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
+        let mut committing = self.options.commits.begin(events.len());
+        let recorded = self.insert_now(events).await?;
+        committing.stored = true;
+        Ok(recorded)
+    }
+
+    async fn insert_now(&self, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
         if self.db.backend() == DbBackend::Postgres {
             // One statement is one transaction.
             return insert(self.db.reader(), events).await;

@@ -12,11 +12,12 @@ use entity::{
 use sea_orm::DbErr;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
     Outcome, Pass, Processor,
-    failure::{chain, details, fingerprint, short},
+    failure::{NewFailure, chain, details, fingerprint, short},
     fetch::{Beside, Want, Wanting},
     load::{Access, Needs, load},
     mark::{mark_of, verdict_mark},
@@ -24,13 +25,20 @@ use super::{
 };
 use crate::{
     apply::{Applied, Cause, Rules, Verdict, apply, folded},
-    db::{Blame, blame, is_out_of_locks},
+    db::{Blame, WriteTx, blame, is_out_of_locks},
     events::{self, Reading, Told},
     facts::{Merge, Rank, Stamp},
-    store::inbox::{self, ClaimLimits, ClaimedRow, Mark},
+    skip::{Skip, SkipReason},
+    store::{
+        failures,
+        inbox::{self, ClaimLimits, ClaimedRow, Mark},
+    },
     stripe::{Resource, objects},
     world::World,
 };
+
+/// Log lines of this target tell the steps of the work, for whoever asks how it came to an error.
+const STEPS: &str = "steps";
 
 /// An event that was claimed and read.
 pub(super) struct Ready {
@@ -93,7 +101,9 @@ impl Processor {
         if !suspects && events == self.options.batch_events as usize {
             more.notify_one();
         }
-        let wanting = self.keeping(token, self.see_through(token, rows, stop, pass)).await;
+        let span = tracing::info_span!("batch", claim = %token, events);
+        let work = self.see_through(token, rows, stop, pass).instrument(span);
+        let wanting = self.keeping(token, work).await;
         pass.batches.push((events, begun.elapsed().as_secs_f64()));
         if !wanting.is_empty() {
             beside.fetch(self.clone(), token, wanting, stop.clone());
@@ -149,13 +159,14 @@ impl Processor {
         stop: &CancellationToken,
         pass: &mut Pass,
     ) -> Vec<Wanting> {
+        tracing::debug!(target: STEPS, events = rows.len(), "claimed");
         let mut ready = Vec::with_capacity(rows.len());
         let mut wanting = Vec::new();
         for row in rows {
             match self.read(row) {
                 Read::Ready(event) => ready.push(event),
                 Read::Wants(row, want) => wanting.push((row, want)),
-                Read::Nothing(row, reason) => self.skip(token, &row, reason, pass).await,
+                Read::Nothing(row, skip) => self.skip(token, &row, &skip, pass).await,
                 Read::Unreadable(row, error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
             }
         }
@@ -197,6 +208,7 @@ impl Processor {
                     self.fail(token, row, "database", &chain(&error), pass).await;
                 }
                 Err(trouble) if group.len() > 1 && trouble.halves() => {
+                    tracing::debug!(target: STEPS, events = group.len(), "the database refused their data; trying halves");
                     let rest = group.split_off(group.len() / 2);
                     groups.push(rest);
                     groups.push(group);
@@ -232,11 +244,14 @@ impl Processor {
         match reading {
             Reading::Nothing(reason) => Read::Nothing(row, reason),
             Reading::Thin(_) if !has_key => {
-                Read::Nothing(row, "a thin event, and no STRIPE_SECRET_KEY to fetch its object with")
+                let text = "a thin event, and no STRIPE_SECRET_KEY to fetch its object with";
+                Read::Nothing(row, Skip::new(SkipReason::NoKey, text))
             }
             Reading::Thin(related) => match Resource::of(&related) {
                 Some(resource) => Read::Wants(row, Want::Object(resource)),
-                None => Read::Nothing(row, "a thin event about a kind of object that changes nothing here"),
+                None => {
+                    Read::Nothing(row, Skip::unhandled("a thin event about a kind of object that changes nothing here"))
+                },
             },
             Reading::Told(told) => {
                 let partial = if has_key { objects::partial_in_event(&row.event_type, &row.payload) } else { None };
@@ -254,10 +269,11 @@ impl Processor {
     }
 
     /// Marks an event as nothing for us.
-    pub(super) async fn skip(&self, token: Uuid, row: &ClaimedRow, reason: &str, pass: &mut Pass) {
-        let mark = Mark { error: Some(reason.to_owned()), ..mark_of(row, ProcessingStatus::Skipped) };
+    pub(super) async fn skip(&self, token: Uuid, row: &ClaimedRow, skip: &Skip, pass: &mut Pass) {
+        let mark = Mark { error: Some(skip.to_string()), ..mark_of(row, ProcessingStatus::Skipped) };
         if self.settle(token, std::slice::from_ref(&mark), pass).await {
             pass.count(Outcome::Skipped);
+            *pass.skipped.entry(skip.reason).or_default() += 1;
         }
     }
 
@@ -273,6 +289,7 @@ impl Processor {
         let tx = self.db.write().await?;
         inbox::lock_keys(&*tx, needs.lock_keys()).await?;
         let mut world = load(&*tx, &needs, Access::Write).await?;
+        tracing::debug!(target: STEPS, events = group.len(), "loaded what they touch");
         let now = group[0].row.db_now;
         let rules = Rules { catalog: &self.catalog, policy: &self.policy, now };
         let mut applied: Vec<Applied> = Vec::with_capacity(group.len());
@@ -311,7 +328,11 @@ impl Processor {
         if inbox::mark(&*tx, token, &marks).await? != marks.len() as u64 {
             return Err(Trouble::LeaseLost);
         }
+        let given_up = failures_among(group.iter().map(|event| &event.row), &marks, "unmatched");
+        let new = only_new(&tx, given_up).await?;
         tx.commit().await?;
+        tracing::debug!(target: STEPS, events = group.len(), changes = changes.len(), "committed");
+        new.into_iter().for_each(NewFailure::tell);
         pass.emails += emails.len();
         report(group, &applied, &marks, changes.len(), pass);
         if self.stripe.is_some() {
@@ -342,9 +363,9 @@ impl Processor {
             delay: pause,
             ..mark_of(row, status)
         };
-        if !self.settle(token, std::slice::from_ref(&mark), pass).await {
-            return;
-        }
+        let failures = failures_among([row], std::slice::from_ref(&mark), kind);
+        let Some(new) = self.settle_noting(token, std::slice::from_ref(&mark), failures, pass).await else { return };
+        new.into_iter().for_each(NewFailure::tell);
         let (event_id, event_type, fingerprint) = (&row.event_id, &row.event_type, mark.fingerprint.as_deref());
         if status == ProcessingStatus::Failed {
             tracing::error!(%event_id, %event_type, attempts, kind, fingerprint, "an event failed for the last time and waits for a person");
@@ -357,20 +378,29 @@ impl Processor {
 
     /// Marks events in a transaction of their own; false where that was not possible, and the claim will run out.
     pub(super) async fn settle(&self, token: Uuid, marks: &[Mark], pass: &mut Pass) -> bool {
+        self.settle_noting(token, marks, Vec::new(), pass).await.is_some()
+    }
+
+    /// The same, where some of them failed; returns those that failed as none did before.
+    async fn settle_noting(
+        &self,
+        token: Uuid,
+        marks: &[Mark],
+        failures: Vec<NewFailure>,
+        pass: &mut Pass,
+    ) -> Option<Vec<NewFailure>> {
         let settled = async {
             let tx = self.db.write().await?;
-            let marked = inbox::mark(&*tx, token, marks).await?;
+            let all = inbox::mark(&*tx, token, marks).await? == marks.len() as u64;
+            let new = if all { only_new(&tx, failures).await? } else { Vec::new() };
             tx.commit().await?;
-            Ok::<_, DbErr>(marked == marks.len() as u64)
+            Ok::<_, DbErr>(all.then_some(new))
         };
-        match settled.await {
-            Ok(marked) => marked,
-            Err(error) => {
-                tracing::warn!(%error, "the outcome of events could not be stored; their claim runs out");
-                pass.disturbed = true;
-                false
-            }
-        }
+        settled.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the outcome of events could not be stored; their claim runs out");
+            pass.disturbed = true;
+            None
+        })
     }
 
     /// Gives back, uncounted, whatever is still under the claim. If even that fails, the lease runs out.
@@ -387,6 +417,36 @@ impl Processor {
             Err(_) => tracing::warn!("claims could not be given back in time; they run out"),
         }
     }
+}
+
+/// Those of these events whose marks say that they failed.
+fn failures_among<'r>(
+    rows: impl IntoIterator<Item = &'r ClaimedRow>,
+    marks: &[Mark],
+    kind: &'static str,
+) -> Vec<NewFailure> {
+    let told = |(row, mark): (&ClaimedRow, &Mark)| {
+        Some(NewFailure {
+            event_id: row.event_id.clone(),
+            event_type: row.event_type.clone(),
+            attempts: mark.attempts,
+            kind,
+            fingerprint: mark.fingerprint.clone()?,
+            error: mark.error.clone().unwrap_or_default(),
+        })
+    };
+    rows.into_iter().zip(marks).filter_map(told).collect()
+}
+
+/// Notes failures, and returns those that are the first of their kind.
+async fn only_new(tx: &WriteTx, failures: Vec<NewFailure>) -> Result<Vec<NewFailure>, DbErr> {
+    let mut new = Vec::new();
+    for failure in failures {
+        if failures::is_first(&**tx, &failure.fingerprint, failure.event_id.as_str()).await? {
+            new.push(failure);
+        }
+    }
+    Ok(new)
 }
 
 fn report(group: &[Ready], applied: &[Applied], marks: &[Mark], changes: usize, pass: &mut Pass) {
@@ -410,7 +470,7 @@ fn report(group: &[Ready], applied: &[Applied], marks: &[Mark], changes: usize, 
 enum Read {
     Ready(Ready),
     Wants(ClaimedRow, Want),
-    Nothing(ClaimedRow, &'static str),
+    Nothing(ClaimedRow, Skip),
     Unreadable(ClaimedRow, events::Unreadable),
 }
 

@@ -29,6 +29,7 @@ use super::{Outcome, Pass, Processor, batch::Ready, failure::chain, mark::postpo
 use crate::{
     events::{self, Reading, Told},
     facts::{Rank, Stamp},
+    skip::Skip,
     store::{
         inbox::{ClaimedRow, Mark},
         rowset::text_in,
@@ -306,9 +307,10 @@ impl Processor {
                     Ok(Reading::Told(told)) => {
                         return Supplied::Ready(Ready { row, stamp, told, fetched: None, partial: None });
                     }
-                    Ok(Reading::Nothing(reason)) => self.skip(token, &row, reason, pass).await,
+                    Ok(Reading::Nothing(skip)) => self.skip(token, &row, &skip, pass).await,
                     Ok(Reading::Thin(_)) => {
-                        self.skip(token, &row, "a thin event whose object is a thin event", pass).await;
+                        let skip = Skip::incomplete("a thin event whose object is a thin event");
+                        self.skip(token, &row, &skip, pass).await;
                     }
                     Err(error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
                 }

@@ -144,6 +144,28 @@ pub(crate) async fn count_due(db: &impl ConnectionTrait, now: Time) -> Result<u6
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
+/// Users for whom a moment has passed at which something changes by date, and who were not rolled since.
+#[derive(Debug, FromQueryResult)]
+pub(crate) struct OverdueRow {
+    pub(crate) users: i64,
+    /// The oldest of these moments.
+    pub(crate) since: Option<Time>,
+    pub(crate) now: Time,
+}
+
+/// Who is overdue. Whoever was only put down to be derived anew (at the epoch) is overdue from the end of the window that is still open.
+pub(crate) async fn overdue(db: &impl ConnectionTrait) -> Result<Option<OverdueRow>, DbErr> {
+    let backend = db.get_database_backend();
+    // Stable, unlike the clock that moves within a statement: only so does the planner use the index.
+    let clock = inbox::choose(backend, "statement_timestamp()", inbox::now(backend));
+    let epoch = inbox::choose(backend, "'epoch'::timestamptz", "'1970-01-01T00:00:00+00:00'");
+    let sql = format!(
+        "SELECT count(*) AS users, min(CASE WHEN rolls_at > {epoch} THEN rolls_at ELSE usage_period_end END) AS since, {clock} AS now
+         FROM users WHERE rolls_at <= {clock} AND (rolls_at > {epoch} OR usage_period_end <= {clock})"
+    );
+    OverdueRow::find_by_statement(Statement::from_string(backend, sql)).one(db).await
+}
+
 /// A window to be opened, or to be gone on with. The user's row is locked.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Opening {

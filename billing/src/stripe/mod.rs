@@ -14,7 +14,7 @@ pub mod budget;
 pub mod client;
 pub mod objects;
 mod retry;
-mod tls;
+pub mod tls;
 
 pub use address::Endpoint;
 pub use client::{Answer, ApiKey, ClientError, ClientObserver, ClientOptions, Observation, StripeClient};

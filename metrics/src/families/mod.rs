@@ -3,52 +3,39 @@
 use std::collections::BTreeSet;
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
 
 use crate::{
+    database::DatabaseFamilies,
+    inbox::InboxFamilies,
     jobs::JobFamilies,
-    labels::{
-        EmailKind, EmailOutcome, EventOutcome, HttpMethod, InboxStatus, RejectReason, StatusClass, WebhookOutcome,
-    },
+    labels::{EmailKind, EmailOutcome, EventOutcome, HttpMethod, RejectReason, StatusClass, WebhookOutcome},
+    measured::Parts,
+    process::ProcessFamilies,
     reconcile::ReconcileFamilies,
     stripe::StripeFamilies,
+    users::UserFamilies,
 };
 
 /// Stands for every event type that is not one of the known.
 const OTHER: &str = "other";
 
 /// Seconds of what a person or Stripe waits for.
-const WAITS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub(crate) const WAITS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Seconds of a batch; a statement may take up to half a minute.
-const BATCH_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+pub(crate) const BATCH_SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Events of a batch.
-const BATCH_EVENTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
+pub(crate) const BATCH_EVENTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 /// Seconds behind Stripe, whose clock tells whole seconds only and who sends again for three days.
 const LAGS: &[f64] = &[0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0, 259_200.0];
-
-/// The depth of the inbox, as it was measured.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct InboxDepth {
-    /// Due, or waiting for their next attempt; the parked ones not counted.
-    pub pending: i64,
-    /// Under a lease.
-    pub processing: i64,
-    /// Given up.
-    pub failed: i64,
-    /// Waiting for a user.
-    pub parked: i64,
-    /// Age of the oldest pending event, in seconds; 0 where there is none.
-    pub oldest_pending_seconds: f64,
-    /// Age of the oldest event under a lease, in seconds; 0 where there is none.
-    pub oldest_processing_seconds: f64,
-}
 
 /// Every family of this process, in a registry of its own.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    pub(crate) registry: Registry,
     event_types: BTreeSet<&'static str>,
     webhooks_received: IntCounterVec,
     webhooks_rejected: IntCounterVec,
@@ -63,14 +50,14 @@ pub struct Metrics {
     usage_refused: IntCounter,
     usage_windows_rolled: IntCounter,
     entitlements_expired: IntCounter,
-    inbox_events: IntGaugeVec,
-    inbox_oldest_seconds: GaugeVec,
-    inbox_waiting: IntGauge,
     emails: IntCounterVec,
-    emails_pending: IntGauge,
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
-    database_up: Gauge,
+    pub(crate) parts: Parts,
+    pub(crate) inbox: InboxFamilies,
+    pub(crate) users: UserFamilies,
+    pub(crate) database: DatabaseFamilies,
+    pub(crate) process: ProcessFamilies,
     pub(crate) jobs: JobFamilies,
     pub(crate) reconcile: ReconcileFamilies,
     pub(crate) stripe: StripeFamilies,
@@ -84,6 +71,7 @@ impl Metrics {
     pub fn new(version: &str, event_types: impl IntoIterator<Item = &'static str>) -> Self {
         let registry = Registry::new();
         let r = &registry;
+        let parts = Parts::register(r);
         let metrics = Self {
             webhooks_received: counters(
                 r,
@@ -166,39 +154,11 @@ impl Metrics {
                     "Users whose entitlement ended, or changed, by date: a scheduled end, grace or an override.",
                 ),
             ),
-            inbox_events: registered(
-                r,
-                IntGaugeVec::new(
-                    Opts::new("trueup_inbox_events", "Events in the inbox that are not done, by where they stand."),
-                    &["status"],
-                ),
-            ),
-            inbox_oldest_seconds: registered(
-                r,
-                GaugeVec::new(
-                    Opts::new(
-                        "trueup_inbox_oldest_age_seconds",
-                        "Age of the oldest event of the inbox in this state; 0 where there is none.",
-                    ),
-                    &["status"],
-                ),
-            ),
-            inbox_waiting: registered(
-                r,
-                IntGauge::new(
-                    "trueup_inbox_waiting_deliveries",
-                    "Deliveries that wait in memory for their commit; bounded, and 503 beyond.",
-                ),
-            ),
             emails: counters(
                 r,
                 "trueup_emails_total",
                 "E-mails that came out of a try to send them, by what they are about and by outcome.",
                 &["kind", "outcome"],
-            ),
-            emails_pending: registered(
-                r,
-                IntGauge::new("trueup_emails_pending", "E-mails that wait to be sent, or for their next try."),
             ),
             http_requests: counters(
                 r,
@@ -217,13 +177,14 @@ impl Metrics {
                     &["route", "method"],
                 ),
             ),
-            database_up: registered(
-                r,
-                Gauge::new("trueup_database_up", "1 where the database answered when this was last measured, else 0."),
-            ),
-            jobs: JobFamilies::register(r),
-            reconcile: ReconcileFamilies::new(r),
+            inbox: InboxFamilies::register(r, &parts),
+            users: UserFamilies::register(r, &parts),
+            database: DatabaseFamilies::register(r, &parts),
+            process: ProcessFamilies::register(r),
+            jobs: JobFamilies::register(r, &parts),
+            reconcile: ReconcileFamilies::new(r, &parts),
             stripe: StripeFamilies::new(r),
+            parts,
             event_types: event_types.into_iter().collect(),
             registry,
         };
@@ -258,7 +219,6 @@ impl Metrics {
                 let _ = self.emails.with_label_values(&[kind.as_str(), outcome.as_str()]);
             }
         }
-        self.inbox_measured(&InboxDepth::default());
     }
 
     /// A delivery of Stripe was answered.
@@ -319,42 +279,9 @@ impl Metrics {
         self.entitlements_expired.inc_by(expired);
     }
 
-    /// The inbox was measured.
-    pub fn inbox_measured(&self, depth: &InboxDepth) {
-        for (status, events) in [
-            (InboxStatus::Pending, depth.pending),
-            (InboxStatus::Processing, depth.processing),
-            (InboxStatus::Failed, depth.failed),
-            (InboxStatus::Parked, depth.parked),
-        ] {
-            self.inbox_events.with_label_values(&[status.as_str()]).set(events);
-        }
-        for (status, seconds) in [
-            (InboxStatus::Pending, depth.oldest_pending_seconds),
-            (InboxStatus::Processing, depth.oldest_processing_seconds),
-        ] {
-            self.inbox_oldest_seconds.with_label_values(&[status.as_str()]).set(seconds);
-        }
-    }
-
-    /// So many deliveries wait for their commit.
-    pub fn deliveries_waiting(&self, deliveries: usize) {
-        self.inbox_waiting.set(i64::try_from(deliveries).unwrap_or(i64::MAX));
-    }
-
     /// A try to send an e-mail came to its end.
     pub fn email_done(&self, kind: EmailKind, outcome: EmailOutcome) {
         self.emails.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
-    }
-
-    /// So many e-mails wait.
-    pub fn emails_pending(&self, emails: i64) {
-        self.emails_pending.set(emails);
-    }
-
-    /// Whether the database answered.
-    pub fn database_up(&self, up: bool) {
-        self.database_up.set(if up { 1.0 } else { 0.0 });
     }
 
     /// There is such a route: its series begin at 0. `route` must come from the router, whose patterns are a closed set.
@@ -392,156 +319,9 @@ pub(crate) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&s
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+pub(crate) fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
     registered(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn metrics() -> Metrics {
-        Metrics::new("1.2.3", ["invoice.paid", "customer.created"])
-    }
-
-    fn line<'t>(text: &'t str, series: &str) -> &'t str {
-        let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        found.unwrap_or_else(|| panic!("no series {series} in:\n{text}"))
-    }
-
-    #[test]
-    fn every_series_with_closed_labels_is_there_from_the_start() {
-        let text = metrics().render();
-        for event_type in ["invoice.paid", "customer.created", "other"] {
-            for outcome in WebhookOutcome::ALL {
-                let series =
-                    format!("trueup_webhooks_received_total{{outcome=\"{}\",type=\"{event_type}\"}}", outcome.as_str());
-                assert_eq!(line(&text, &series), "0");
-            }
-        }
-        for reason in RejectReason::ALL {
-            let series = format!("trueup_webhooks_rejected_total{{reason=\"{}\"}}", reason.as_str());
-            assert_eq!(line(&text, &series), "0");
-        }
-        for outcome in EventOutcome::ALL {
-            assert_eq!(line(&text, &format!("trueup_events_total{{outcome=\"{}\"}}", outcome.as_str())), "0");
-        }
-        for status in InboxStatus::ALL {
-            assert_eq!(line(&text, &format!("trueup_inbox_events{{status=\"{}\"}}", status.as_str())), "0");
-        }
-        for series in [
-            "trueup_webhook_ack_duration_seconds_count",
-            "trueup_apply_batch_duration_seconds_count",
-            "trueup_apply_batch_events_count",
-            "trueup_event_lag_seconds_count",
-            "trueup_entitlement_changes_total",
-            "trueup_claims_rescued_total",
-            "trueup_usage_consumed_total",
-            "trueup_usage_refused_total",
-            "trueup_usage_windows_rolled_total",
-            "trueup_entitlements_expired_total",
-            "trueup_inbox_oldest_age_seconds{status=\"pending\"}",
-            "trueup_inbox_oldest_age_seconds{status=\"processing\"}",
-            "trueup_inbox_waiting_deliveries",
-            "trueup_emails_total{kind=\"trial_ending\",outcome=\"sent\"}",
-            "trueup_emails_pending",
-            "trueup_database_up",
-        ] {
-            assert_eq!(line(&text, series), "0");
-        }
-        assert_eq!(line(&text, "trueup_build_info{version=\"1.2.3\"}"), "1");
-    }
-
-    #[test]
-    fn an_event_type_nobody_knows_makes_no_series_of_its_own() {
-        let metrics = metrics();
-        metrics.webhook_received("invoice.paid", WebhookOutcome::Recorded);
-        metrics.webhook_received("evil.type_1", WebhookOutcome::Skipped);
-        metrics.webhook_received("evil.type_2", WebhookOutcome::Skipped);
-        let text = metrics.render();
-        assert_eq!(line(&text, "trueup_webhooks_received_total{outcome=\"recorded\",type=\"invoice.paid\"}"), "1");
-        assert_eq!(line(&text, "trueup_webhooks_received_total{outcome=\"skipped\",type=\"other\"}"), "2");
-        assert!(!text.contains("evil"));
-    }
-
-    #[test]
-    fn what_was_told_is_rendered() {
-        let metrics = metrics();
-        metrics.webhook_rejected(RejectReason::SignatureExpired);
-        metrics.webhook_answered_after(0.004);
-        metrics.events_done(EventOutcome::Applied, 3);
-        metrics.batch_applied(3, 0.02);
-        metrics.event_applied_after(1.5);
-        metrics.entitlements_changed(2);
-        metrics.claims_rescued(1);
-        metrics.usage_consumed(12);
-        metrics.usage_refused();
-        metrics.usage_rolled(5, 4);
-        metrics.inbox_measured(&InboxDepth {
-            pending: 4,
-            failed: 1,
-            parked: 2,
-            oldest_pending_seconds: 2.5,
-            ..InboxDepth::default()
-        });
-        metrics.deliveries_waiting(7);
-        metrics.email_done(EmailKind::PaymentFailed, EmailOutcome::Retried);
-        metrics.emails_pending(3);
-        metrics.database_up(true);
-        let text = metrics.render();
-        for (series, value) in [
-            ("trueup_webhooks_rejected_total{reason=\"signature-expired\"}", "1"),
-            ("trueup_webhook_ack_duration_seconds_bucket{le=\"0.005\"}", "1"),
-            ("trueup_events_total{outcome=\"applied\"}", "3"),
-            ("trueup_apply_batch_events_sum", "3"),
-            ("trueup_apply_batch_duration_seconds_count", "1"),
-            ("trueup_event_lag_seconds_sum", "1.5"),
-            ("trueup_entitlement_changes_total", "2"),
-            ("trueup_claims_rescued_total", "1"),
-            ("trueup_usage_consumed_total", "12"),
-            ("trueup_usage_refused_total", "1"),
-            ("trueup_usage_windows_rolled_total", "5"),
-            ("trueup_entitlements_expired_total", "4"),
-            ("trueup_inbox_events{status=\"pending\"}", "4"),
-            ("trueup_inbox_events{status=\"parked\"}", "2"),
-            ("trueup_inbox_oldest_age_seconds{status=\"pending\"}", "2.5"),
-            ("trueup_inbox_waiting_deliveries", "7"),
-            ("trueup_emails_total{kind=\"payment_failed\",outcome=\"retried\"}", "1"),
-            ("trueup_emails_pending", "3"),
-            ("trueup_database_up", "1"),
-        ] {
-            assert_eq!(line(&text, series), value, "{series}");
-        }
-    }
-
-    #[test]
-    fn a_known_route_begins_at_zero_and_counts_by_class() {
-        let metrics = metrics();
-        metrics.http_route("/healthz", HttpMethod::Get);
-        metrics.http_answered("/healthz", HttpMethod::Get, 200, 0.001);
-        let text = metrics.render();
-        let series =
-            |class| format!("trueup_http_requests_total{{method=\"GET\",route=\"/healthz\",status=\"{class}\"}}");
-        assert_eq!(line(&text, &series("2xx")), "1");
-        assert_eq!(line(&text, &series("5xx")), "0");
-        assert_eq!(line(&text, "trueup_http_request_duration_seconds_count{method=\"GET\",route=\"/healthz\"}"), "1");
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn the_process_tells_of_itself() {
-        let text = metrics().render();
-        for family in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"] {
-            assert!(text.contains(family), "{family}");
-        }
-    }
-
-    #[test]
-    fn every_family_has_a_help_text_and_our_prefix() {
-        for family in metrics().registry.gather() {
-            let name = family.name();
-            assert!(name.starts_with("trueup_") || name.starts_with("process_"), "{name}");
-            assert!(family.help().ends_with('.'), "{name}");
-        }
-    }
-}
+mod tests;

@@ -1,23 +1,38 @@
 //! The database: one pool, and one way to write.
 //!
+//! - [`Db`]: connections and transactions; [`PoolState`]: how the pool stands
+//! - [`Watched`]: what goes between, so that metrics see every statement
+//!
 //! `SQLite` has one writer at a time. A transaction that reads first and writes later may find, when it comes to write, that
 //! another wrote in between; no waiting cures that. So every write goes through [`Db::write`], which begins `IMMEDIATE` and lets
 //! the writers of this process queue in memory, in order, instead of polling the file's lock.
 
+mod pool;
+mod watch;
+
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use entity::Time;
+use log::LevelFilter;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait, metric,
     sqlx::{
         self, Connection as _, PgConnection,
         postgres::PgSeverity,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
 
+pub use self::{
+    pool::PoolState,
+    watch::{DbNews, DbObserver, Fault, Watched},
+};
+use self::watch::{Wanting, Watch};
 use crate::store::{fence, inbox};
 
 /// How to connect.
@@ -54,11 +69,14 @@ pub struct Fence {
 /// A pool of connections to one database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Db {
-    connection: DatabaseConnection,
+    connection: Watched<DatabaseConnection>,
     backend: DbBackend,
     sqlite_writer: Arc<Mutex<()>>,
     fence: Option<Arc<Fence>>,
 }
+
+/// At this level the pool tells how long each caller waited for a connection.
+const ACQUIRE_LEVEL: LevelFilter = LevelFilter::Info;
 
 impl Db {
     /// Connects. A `SQLite` file, and the folder it is to lie in, are made where missing.
@@ -68,7 +86,10 @@ impl Db {
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
             .connect_timeout(options.acquire_timeout)
-            .sqlx_logging(false);
+            .sqlx_logging(false)
+            // How long each caller waited is told to whoever subscribes to `sqlx::pool::acquire`.
+            .map_sqlx_postgres_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL))
+            .map_sqlx_sqlite_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL));
         if url.starts_with("sqlite:") {
             make_folder(url)?;
             connect.map_sqlx_sqlite_opts(|sqlite| {
@@ -99,9 +120,22 @@ impl Db {
         Ok(Self::from(Database::connect(connect).await?))
     }
 
+    /// The same database, where `observer` is told of everything that is asked of it by handles that are made of this one.
+    #[must_use]
+    pub fn observed(mut self, observer: DbObserver) -> Self {
+        self.connection.watch.listen(Arc::clone(&observer));
+        let told = move |info: &metric::Info<'_>| observer(DbNews::Answered { seconds: info.elapsed.as_secs_f64() });
+        self.connection.inner.set_metric_callback(told);
+        self
+    }
+
     /// The pool, for reading.
-    pub fn reader(&self) -> &DatabaseConnection {
+    pub fn reader(&self) -> &Watched<DatabaseConnection> {
         &self.connection
+    }
+
+    fn watch(&self) -> &Arc<Watch> {
+        &self.connection.watch
     }
 
     /// Which database this is.
@@ -136,41 +170,49 @@ impl Db {
     }
 
     async fn begin(&self) -> Result<WriteTx, DbErr> {
-        if self.backend != DbBackend::Sqlite {
-            // As a task: whoever gives up while `BEGIN` is on its way would otherwise leave the connection within a transaction that nobody
-            // knows of (sqlx-postgres 0.9 counts a transaction only once it is answered, and takes back only what it counts). The next
-            // statement on that connection would be answered, and never be committed.
-            let connection = self.connection.clone();
-            let beginning =
-                tokio::spawn(async move { connection.begin_with_options(TransactionOptions::default()).await });
-            let tx = beginning.await.map_err(|error| {
-                DbErr::Conn(RuntimeErr::Internal(format!("a transaction could not be begun: {error}")))
-            })??;
-            return Ok(WriteTx { tx, _turn: None });
-        }
-        let turn = Arc::clone(&self.sqlite_writer).lock_owned().await;
-        let immediate = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
+        let turn = match self.backend {
+            DbBackend::Sqlite => Some(Arc::clone(&self.sqlite_writer).lock_owned().await),
+            _ => None,
         };
-        let tx = self.connection.begin_with_options(immediate).await?;
-        Ok(WriteTx { tx, _turn: Some(turn) })
+        let (begun, wanting) = (Instant::now(), Wanting::of(self.watch()));
+        let tx = self.watch().noted(begun, self.begin_in_pool().await)?;
+        let tx = Watched { inner: tx, watch: Arc::clone(self.watch()), from_pool: false };
+        Ok(WriteTx { tx, _wanting: wanting, _turn: turn })
+    }
+
+    async fn begin_in_pool(&self) -> Result<DatabaseTransaction, DbErr> {
+        if self.backend == DbBackend::Sqlite {
+            let immediate = TransactionOptions {
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                ..TransactionOptions::default()
+            };
+            return self.connection.inner.begin_with_options(immediate).await;
+        }
+        // As a task: whoever gives up while `BEGIN` is on its way would otherwise leave the connection within a transaction that nobody
+        // knows of (sqlx-postgres 0.9 counts a transaction only once it is answered, and takes back only what it counts). The next
+        // statement on that connection would be answered, and never be committed.
+        let connection = self.connection.inner.clone();
+        let beginning = tokio::spawn(async move { connection.begin_with_options(TransactionOptions::default()).await });
+        beginning
+            .await
+            .map_err(|error| DbErr::Conn(RuntimeErr::Internal(format!("a transaction could not be begun: {error}"))))?
     }
 
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<(), DbErr> {
-        self.connection.ping().await
+        self.connection.inner.ping().await
     }
 
     /// Closes the pool.
     pub async fn close(self) -> Result<(), DbErr> {
-        self.connection.close().await
+        self.connection.inner.close().await
     }
 }
 
 impl From<DatabaseConnection> for Db {
     fn from(connection: DatabaseConnection) -> Self {
         let backend = connection.get_database_backend();
+        let connection = Watched { inner: connection, watch: Arc::default(), from_pool: true };
         Self { connection, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
     }
 }
@@ -179,20 +221,22 @@ impl From<DatabaseConnection> for Db {
 #[derive(Debug)]
 pub struct WriteTx {
     // Declared before the turn: the transaction ends before the next writer begins.
-    tx: DatabaseTransaction,
+    tx: Watched<DatabaseTransaction>,
+    _wanting: Wanting,
     _turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl WriteTx {
     /// Makes everything written durable.
     pub async fn commit(self) -> Result<(), DbErr> {
-        self.tx.commit().await
+        let Watched { inner, watch, .. } = self.tx;
+        watch.noted(Instant::now(), inner.commit().await)
     }
 }
 
 impl Deref for WriteTx {
-    type Target = DatabaseTransaction;
-    fn deref(&self) -> &DatabaseTransaction {
+    type Target = Watched<DatabaseTransaction>;
+    fn deref(&self) -> &Watched<DatabaseTransaction> {
         &self.tx
     }
 }

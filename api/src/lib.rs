@@ -20,6 +20,7 @@ pub mod http;
 pub mod jobs;
 pub mod mailing;
 pub mod observe;
+mod quiet;
 mod scrape;
 pub mod serve;
 mod stripe;

@@ -1,5 +1,7 @@
 //! Where Stripe delivers. Nothing slower than the commit happens here.
 
+use std::sync::LazyLock;
+
 use billing::{
     event,
     inbox::{self, Arrival, Receipt, ReceiveError},
@@ -20,12 +22,15 @@ use super::{
     observe::{milliseconds, peer},
     problem::{BAD_REQUEST, Kind, NOT_STORABLE, NOT_STORED, Problem, RETRY_AFTER, TOO_LARGE, TOO_SLOW},
 };
-use crate::{app::App, observe::skip_label};
+use crate::{app::App, observe::skip_label, quiet::Quiet};
 
 /// Largest event, in bytes.
 const MAX_EVENT: usize = 1 << 20;
 
 const SIGNATURE: &str = "stripe-signature";
+
+/// What could not be stored.
+static UNSTORED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
 
 #[derive(Debug, Clone)]
 pub(super) struct WebhookApi(pub(super) App);
@@ -117,7 +122,12 @@ impl WebhookApi {
             app.metrics.events_skipped(skip_label(reason), 1);
         }
         app.metrics.webhook_answered_after(took.as_secs_f64());
-        tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = milliseconds(took), "webhook");
+        // Where nothing can be stored Stripe sends again and again; the first lines say it all.
+        let unsaid = if matches!(outcome, WebhookOutcome::Unavailable) { UNSTORED.may_say() } else { Some(0) };
+        if let Some(unsaid) = unsaid {
+            let (outcome, milliseconds) = (outcome.as_str(), milliseconds(took));
+            tracing::info!(%event_id, event_type, outcome, milliseconds, unsaid, "webhook");
+        }
         Ok(Answer(Acknowledged { received: true, event_id, outcome: answer? }))
     }
 }

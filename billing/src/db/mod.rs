@@ -2,12 +2,14 @@
 //!
 //! - [`Db`]: connections and transactions; [`PoolState`]: how the pool stands
 //! - [`Watched`]: what goes between, so that metrics see every statement
+//! - [`Db::probe`], [`obstacle`]: whether it takes writes, and why not
 //!
 //! `SQLite` has one writer at a time. A transaction that reads first and writes later may find, when it comes to write, that
 //! another wrote in between; no waiting cures that. So every write goes through [`Db::write`], which begins `IMMEDIATE` and lets
 //! the writers of this process queue in memory, in order, instead of polling the file's lock.
 
 mod pool;
+mod probe;
 mod watch;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
@@ -28,11 +30,12 @@ use tokio::{
     time::Instant,
 };
 
+use self::watch::{Wanting, Watch};
 pub use self::{
     pool::PoolState,
+    probe::obstacle,
     watch::{DbNews, DbObserver, Fault, Watched},
 };
-use self::watch::{Wanting, Watch};
 use crate::store::{fence, inbox};
 
 /// How to connect.

@@ -36,7 +36,11 @@ fn a_call_that_waited_while_another_opened_the_window_counts_in_the_ledger_too()
         };
         let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         while desk.db.backend() == DbBackend::Postgres
-            && patient.query_one_raw(Statement::from_string(DbBackend::Postgres, waits)).await.expect("an answer").is_none()
+            && patient
+                .query_one_raw(Statement::from_string(DbBackend::Postgres, waits))
+                .await
+                .expect("an answer")
+                .is_none()
         {
             tokio::task::yield_now().await;
         }

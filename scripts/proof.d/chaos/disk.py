@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import resource
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 import effects
 from databases import Database, Postgres, PostgresServer, Sqlite
 from http11 import Answer, Client
-from servers import Setting, Trueup
+from servers import Setting, Trueup, end_all
 from stripe_events import event, signed, subscription
 from verdict import Verdict, complain, prove, workshop
 
@@ -28,7 +29,7 @@ SENDERS = 8
 # Webhooks a second, of all senders together.
 RATE = 80
 # Log lines a second while nothing can be written, whatever comes in.
-LINES_AT_MOST = 20.0
+LINES_AT_MOST = 25.0
 # How long a webhook may wait for its 503: Stripe gives an answer some ten seconds at least.
 ANSWER_AT_MOST = 8.0
 
@@ -61,7 +62,6 @@ class Traffic:
 
     async def deliver(self, client: Client, event_id: str, body: bytes) -> int:
         """One delivery; its status, 0 where no answer came."""
-        import json
         _, headers = signed(json.loads(body), self.server.setting.webhook_secret)
         begun = time.monotonic()
         try:
@@ -242,6 +242,7 @@ class Small:
     """A small file system, and a file that takes all its room."""
 
     def __init__(self, place: Path, megabytes: int) -> None:
+        self.place = place
         place.mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "tmpfs", str(place)], check=True)
         self.filler = place / "filler"
@@ -261,12 +262,21 @@ class Small:
         """There is room again."""
         self.filler.unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Nothing is left of it."""
+        subprocess.run(["umount", "--lazy", str(self.place)], check=False)
+
 
 def sqlite_on_a_small_disk(folder: Path, seconds: float) -> Callable[[], object]:
     """A full file system."""
     async def run() -> Verdict:
         small = Small(folder, 24)
-        return await part("SQLite, the file system is full (tmpfs of 24 MB)", Sqlite(folder / "proof.db"), folder, seconds, small.fill, small.free)
+        try:
+            return await part("SQLite, the file system is full (tmpfs of 24 MB)", Sqlite(folder / "proof.db"), folder, seconds, small.fill,
+                              small.free)
+        finally:
+            end_all()
+            small.remove()
     return run
 
 
@@ -284,7 +294,8 @@ def sqlite_with_a_limit(folder: Path, seconds: float) -> Callable[[], object]:
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
         def begin() -> None:
-            limit(max(Path(f"{database.path}{suffix}").stat().st_size for suffix in ("", "-wal")))
+            # The log is the longer of the two and written from its start again and again: it is cut off as well.
+            limit(database.path.stat().st_size)
 
         return await part("SQLite, no file may grow (RLIMIT_FSIZE)", database, folder, seconds, begin, lambda: limit(resource.RLIM_INFINITY),
                           servers.append)

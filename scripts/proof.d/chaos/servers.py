@@ -81,7 +81,7 @@ class Trueup:
         environment = {**self.setting.environment, "TRUEUP_LISTEN": f"127.0.0.1:{self.port}"}
         with self.log.open("ab") as log, self.out.open("wb") as out:
             self.process = subprocess.Popen([self.setting.binary, "serve"], cwd=self.setting.folder, env=environment, stdin=subprocess.DEVNULL,
-                                            stdout=out, stderr=log)
+                                            stdout=out, stderr=log, restore_signals=False)
         _running.add(self.process)
         while b" listens on " not in self.out.read_bytes():
             if self.process.poll() is not None:

@@ -37,6 +37,7 @@ class Ledger:
         self.released: set[tuple[str, str]] = set()
         self.refused: set[tuple[str, str]] = set()
         self.without_key: dict[str, int] = defaultdict(int)
+        self.unknown: dict[str, int] = defaultdict(int)
         self.statuses: Counter[int] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.asked_again = 0
@@ -102,11 +103,14 @@ class Consumer:
 
     async def release(self, client: Client, key: str) -> None:
         """Gives back; of two who do, one does."""
-        answer, _ = await self.known(client, "usage/release", {"idempotency_key": key})
+        answer, at_once = await self.known(client, "usage/release", {"idempotency_key": key})
         outcome = answer.json().get("outcome", str(answer.status))
         self.ledger.outcomes[outcome] += 1
         if outcome == "released":
             self.ledger.given_back[self.name, key] += 1
+            self.ledger.released.add((self.name, key))
+        elif outcome == "already_released" and not at_once:
+            # By this very call, before its answer was lost, or by the other: once in either case.
             self.ledger.released.add((self.name, key))
 
     async def keyless(self, amount: int) -> None:
@@ -118,6 +122,9 @@ class Consumer:
             self.ledger.without_key[self.name] += amount
         elif answer.status == 429:
             self.ledger.denied(answer.json(), amount)
+        else:
+            # Nobody knows whether that was before or after its commit.
+            self.ledger.unknown[self.name] += amount
 
     async def known(self, client: Client, what: str, body: dict[str, object]) -> tuple[Answer, bool]:
         """Asks until it is no 503; true where the first answer was none."""
@@ -230,7 +237,8 @@ async def world(title: str, database: Database, folder: Path, options: argparse.
     verdict.none("keys that were given back twice", [key for key, times in ledger.given_back.items() if times > 1])
     verdict.must(set(ledger.statuses) <= {200, 429, 503}, f"answers were {dict(ledger.statuses)}")
     verdict.must(set(ledger.outcomes) <= {"released", "already_released", "window_over"}, f"releases were {dict(ledger.outcomes)}")
-    used = effects.usage_is_counted_once(verdict, database, ledger.counted, ledger.released, ledger.refused, ledger.without_key)
+    used = effects.usage_is_counted_once(verdict, database, ledger.counted, ledger.released, ledger.refused, ledger.without_key,
+                                         ledger.unknown)
     windows = database.rows(f"SELECT {database.uuid('user_id')} AS user_id, source, tier, used, usage_limit, closed_at IS NULL AS open FROM usage_periods")
     most = max(limit for limit in LIMITS.values() if limit is not None)
     endless = {f"sub_u{number}c{chapter}" for number in range(options.users) for chapter in range(1, 1000, 2)}
@@ -244,6 +252,7 @@ async def world(title: str, database: Database, folder: Path, options: argparse.
     verdict.tell("consumers at once", f"{options.consumers} for each of {options.users} users, on {replicas} server(s), {took:.0f} s")
     verdict.tell("answers by status", dict(sorted(ledger.statuses.items())))
     verdict.tell("acknowledged and not given back = in the ledger", used)
+    verdict.tell("answered 503 without a key: not known", sum(ledger.unknown.values()))
     verdict.tell("keys counted, refused, given back", f"{len(ledger.counted)}, {len(ledger.refused - ledger.counted.keys())}, {len(ledger.released)}")
     verdict.tell("releases by outcome", dict(sorted(ledger.outcomes.items())))
     verdict.tell("windows, of these used to the last", f"{len(windows)}, {len(full)}")

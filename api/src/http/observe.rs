@@ -1,6 +1,10 @@
 //! What every request goes through: an id, a bound on its time, a catch for panics, security headers, one log line, metrics.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use metrics::{Metrics, labels::HttpMethod};
@@ -17,10 +21,13 @@ use super::{
     problem::{self, INTERNAL, Problem, RETRY_AFTER, TIMED_OUT},
     table::RouteTable,
 };
-use crate::app::Edge;
+use crate::{app::Edge, quiet::Quiet};
 
 /// How long an answer may take, whatever it waits for; but for routes that are meant to wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What was answered 5xx.
+static FAILED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken from a caller.
@@ -94,7 +101,9 @@ pub(super) async fn observe(
     let milliseconds = milliseconds(took);
     let method = method.as_str();
     if status >= 500 {
-        tracing::warn!(method, route, status, milliseconds, "answered");
+        if let Some(unsaid) = FAILED.may_say() {
+            tracing::warn!(method, route, status, milliseconds, unsaid, "answered");
+        }
     } else {
         tracing::debug!(method, route, status, milliseconds, "answered");
     }

@@ -1,6 +1,6 @@
 //! What a caller is told when something is wrong: RFC 9457, one form for everything.
 
-use std::{borrow::Cow, error::Error as StdError, fmt};
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::LazyLock};
 
 use poem::{
     Response,
@@ -15,6 +15,8 @@ use poem_openapi::{
 };
 use sea_orm::DbErr;
 use serde::Serialize;
+
+use crate::quiet::Quiet;
 
 const CONTENT_TYPE: &str = "application/problem+json";
 const TYPE_PREFIX: &str = "https://trueup.dev/problems/";
@@ -126,10 +128,15 @@ impl Problem {
     }
 }
 
+/// A database that is away fails every request.
+static FAILED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
+
 /// What the database said goes to the log, never to the caller.
 impl From<DbErr> for Problem {
     fn from(error: DbErr) -> Self {
-        tracing::error!(%error, "the database failed a request");
+        if let Some(unsaid) = FAILED.may_say() {
+            tracing::error!(%error, unsaid, "the database failed a request");
+        }
         Self::later(DATABASE, "the database did not do what was asked; try again", RETRY_AFTER)
     }
 }

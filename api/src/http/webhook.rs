@@ -32,6 +32,8 @@ const SIGNATURE: &str = "stripe-signature";
 
 /// Anybody can send what is refused, as often as they like.
 static REFUSED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
+/// What could not be stored.
+static UNSTORED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
 
 #[derive(Debug, Clone)]
 pub(super) struct WebhookApi(pub(super) App);
@@ -130,7 +132,12 @@ impl WebhookApi {
             // What could not be stored counts as an answer 5xx; were it here as well, whoever adds the two up would count it twice.
             app.metrics.webhook_acknowledged_after(took.as_secs_f64());
         }
-        tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = milliseconds(took), "webhook");
+        // Where nothing can be stored Stripe sends again and again; the first lines say it all.
+        let unsaid = if matches!(outcome, WebhookOutcome::Unavailable) { UNSTORED.may_say() } else { Some(0) };
+        if let Some(unsaid) = unsaid {
+            let (outcome, milliseconds) = (outcome.as_str(), milliseconds(took));
+            tracing::info!(%event_id, event_type, outcome, milliseconds, unsaid, "webhook");
+        }
         Ok(Answer(Acknowledged { received: true, event_id, outcome: answer? }))
     }
 }

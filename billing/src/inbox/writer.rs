@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::Arrival;
 use crate::{
-    db::{Blame, Db, blame},
+    db::{Blame, Db, blame, obstacle},
     event::VerifiedEvent,
     panics::{supervised, survived},
     store::inbox::{NewEvent, insert},
@@ -155,7 +155,11 @@ pub struct Inbox {
     room: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     options: Arc<InboxOptions>,
+    trouble: Trouble,
 }
+
+/// Since when, and why, nothing could be stored; none where the last batch was.
+type Trouble = Arc<StdMutex<Option<(Instant, &'static str)>>>;
 
 impl Inbox {
     /// Starts the writers. `nudge` is notified whenever something new is to be applied. They stop, having written everything
@@ -165,6 +169,7 @@ impl Inbox {
         let receiver = Arc::new(Mutex::new(receiver));
         let options = Arc::new(options);
         let waiting = Arc::new(AtomicUsize::new(0));
+        let trouble = Trouble::default();
         let tasks = (0..options.writers)
             .map(|_| {
                 let writer = Writer {
@@ -173,12 +178,13 @@ impl Inbox {
                     options: Arc::clone(&options),
                     waiting: Arc::clone(&waiting),
                     nudge: Arc::clone(nudge),
+                    trouble: Arc::clone(&trouble),
                 };
                 tokio::spawn(async move { supervised("writer of the inbox", || writer.run()).await })
             })
             .collect();
         let room = Arc::new(Semaphore::new(options.queue_bytes));
-        (Self { queue, room, waiting, options }, tasks)
+        (Self { queue, room, waiting, options, trouble }, tasks)
     }
 
     /// Stores an event and returns once it is committed.
@@ -204,6 +210,12 @@ impl Inbox {
             Ok(Err(_)) => Err(ReceiveError::Unavailable),
             Err(_) => Err(ReceiveError::Unavailable),
         }
+    }
+
+    /// How long ago a batch could not be stored, and why; none where one was stored since.
+    pub fn trouble(&self) -> Option<(Duration, &'static str)> {
+        let (at, why) = (*self.trouble.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some((at.elapsed(), why))
     }
 
     /// Deliveries that wait for their commit.
@@ -245,6 +257,7 @@ struct Writer {
     options: Arc<InboxOptions>,
     waiting: Arc<AtomicUsize>,
     nudge: Arc<Notify>,
+    trouble: Trouble,
 }
 
 impl Writer {
@@ -295,6 +308,11 @@ impl Writer {
         }
     }
 
+    fn note(&self, trouble: Option<&'static str>) {
+        let trouble = trouble.map(|why| (Instant::now(), why));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     async fn insert(&self, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
         let mut committing = self.options.commits.begin(events.len());
         let recorded = self.insert_now(events).await?;
@@ -319,13 +337,20 @@ impl Writer {
         loop {
             let attempt = timeout_at(deadline, self.insert(&events)).await;
             let error = match attempt {
-                Ok(Ok(recorded)) => return Ok(recorded.into_iter().collect()),
+                Ok(Ok(recorded)) => {
+                    self.note(None);
+                    return Ok(recorded.into_iter().collect());
+                }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(Failure::Surroundings),
+                Err(_) => {
+                    self.note(Some("it does not answer in time"));
+                    return Err(Failure::Surroundings);
+                }
             };
             if blame(&error) == Blame::Data {
                 return Err(Failure::Data(events));
             }
+            self.note(Some(obstacle(&error)));
             tracing::warn!(error = %error, events = events.len(), "the database did not take a batch of webhooks; trying again");
             if Instant::now() + pause >= deadline {
                 return Err(Failure::Surroundings);

@@ -26,4 +26,5 @@ mod retention;
 mod scripted;
 mod semantics;
 mod usage;
+mod usage_races;
 mod windows;

@@ -85,6 +85,7 @@ fn options(faults: Faults) -> RunOptions {
         faults,
         speed: None,
         at_once: 8,
+        timeout: Duration::from_millis(500),
         give_up_after: Duration::from_mins(1),
         patience: Duration::from_secs(1),
         repair: false,

@@ -135,6 +135,8 @@ pub struct Report {
     pub needs_refresh: Vec<String>,
     /// Subscriptions of which webhooks do leave open how they are, by the events themselves.
     pub ambiguous: Vec<String>,
+    /// Whose they are.
+    pub ambiguous_users: Vec<String>,
     /// Differences after webhooks alone.
     pub differences_after_webhooks: u64,
     /// The recovery of missed events, where it was asked for; none: the server has no such job.
@@ -309,6 +311,9 @@ impl<'p> Run<'p> {
             let world = self.driver.stripe.world();
             (world.truth(), world.now())
         };
+        let ambiguous = self.driver.moments.ambiguous();
+        let open = truth.subscriptions.iter().filter(|subscription| ambiguous.binary_search(&subscription.id).is_ok());
+        let ambiguous_users = open.filter_map(|subscription| subscription.owner.clone()).collect();
         if let Some(recorder) = &mut self.driver.recorder {
             recorder.write(&Entry::Truth { truth })?;
             recorder.finish()?;
@@ -338,7 +343,8 @@ impl<'p> Run<'p> {
             users: compared.users,
             subscriptions: compared.subscriptions,
             needs_refresh: needs_refresh.into_iter().collect(),
-            ambiguous: self.driver.moments.ambiguous(),
+            ambiguous,
+            ambiguous_users,
             differences_after_webhooks: after_webhooks,
             recovered: counted(&recovery, "stored"),
             recovery,

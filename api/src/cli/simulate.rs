@@ -160,6 +160,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
             database: args.database.as_deref(),
             stripe: (!args.no_key).then_some((url.as_str(), KEY)),
             secrets: if args.rotate { 2 } else { 1 },
+            // What never comes is not waited for as long as from the real one.
+            settings: if args.api_hangs.is_none() { "" } else { "[stripe]\ntimeout = \"2s\"\n" },
             ..Wanted::default()
         })
         .await?;

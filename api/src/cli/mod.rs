@@ -16,6 +16,7 @@ mod reconcile;
 mod schema;
 mod serve;
 mod simulate;
+mod simulate_report;
 mod trigger;
 mod usage;
 mod users;

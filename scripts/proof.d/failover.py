@@ -188,7 +188,7 @@ def main():
         [on.trueup, "serve"], cwd=on.work, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
         env={"DATABASE_URL": f"postgres://postgres@127.0.0.1:{address.port}/postgres", "TRUEUP_LISTEN": "127.0.0.1:0",
              "STRIPE_WEBHOOK_SECRET": SECRET, "TRUEUP_API_TOKEN": "failover-api-token-0123", "TRUEUP_ADMIN_TOKEN": "failover-admin-token-0123",
-             "PATH": os.environ.get("PATH", "")})
+             "TRUEUP_LOG": "warn", "PATH": os.environ.get("PATH", "")})
     try:
         play(on, sql, until, address, server)
     except BaseException:
@@ -231,7 +231,8 @@ def play(on, sql, until, address, server):
         except ProcessLookupError:
             pass
     killed = time.monotonic()
-    time.sleep(2)
+    # As long as it may take somebody to notice; longer than a webhook waits for its commit, so that 503 shows.
+    time.sleep(6)
     sql(on.standby, "SELECT pg_promote(true, 60)") == "t" or fail("the standby was not promoted")
     promoted = time.monotonic()
     # What was acknowledged before the standby was promoted had reached it.

@@ -16,6 +16,7 @@ mod reconcile;
 mod schema;
 mod serve;
 mod simulate;
+mod simulate_report;
 mod trigger;
 mod usage;
 mod users;
@@ -25,7 +26,7 @@ mod webhooks;
 use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     config::{Config, ConfigErrors},
@@ -103,6 +104,11 @@ enum Command {
 #[error("{0}")]
 struct Usage(String);
 
+/// The command line, for whoever describes it or checks what is written of it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -177,12 +183,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

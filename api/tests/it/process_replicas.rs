@@ -17,6 +17,7 @@ use testkit::{Kind, TestDb, kinds};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::Instant,
 };
 
@@ -103,25 +104,23 @@ async fn of_three_processes_one_is_killed_and_nothing_acknowledged_is_lost_or_do
         users.push(caller.make_user(&format!("user{number}@example.com")).await);
     }
 
-    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let (acknowledge, mut acknowledged) = watch::channel(0);
     let mut deliveries = Vec::new();
     let mut sent = 0;
     for user in &users {
         let events = subscribing(user, "pro");
         sent += events.len();
-        let (caller, acknowledged) = (Arc::clone(&caller), Arc::clone(&acknowledged));
+        let (caller, acknowledge) = (Arc::clone(&caller), acknowledge.clone());
         deliveries.push(tokio::spawn(async move {
             for event in &events {
                 // Twice, to two processes.
                 insist(&caller, event).await;
                 insist(&caller, event).await;
-                acknowledged.fetch_add(1, Ordering::SeqCst);
+                acknowledge.send_modify(|count| *count += 1);
             }
         }));
     }
-    while acknowledged.load(Ordering::SeqCst) < sent / 3 {
-        tokio::task::yield_now().await;
-    }
+    acknowledged.wait_for(|count| *count >= sent / 3).await.unwrap();
     let killed = replicas.remove(0);
     killed.signal("KILL");
     killed.end(LONG).await;

@@ -110,6 +110,8 @@ pub enum Collection {
     SubscriptionItems(SubscriptionId),
     /// `GET /v1/invoices?subscription=`
     Invoices(SubscriptionId),
+    /// `GET /v1/checkout/sessions?subscription=`: the checkout that sold it, where one did.
+    CheckoutSessions(SubscriptionId),
     /// `GET /v1/events`: at most 20 types in one call (node `EventListParams`).
     Events {
         /// Only of these types; at most 20.

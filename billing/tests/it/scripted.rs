@@ -40,6 +40,7 @@ struct State {
     events: Vec<Value>,
     endpoints: Vec<Value>,
     items: BTreeMap<String, Vec<Value>>,
+    sessions: Vec<Value>,
     page_size: usize,
     at: i64,
     failures: BTreeMap<String, StripeError>,
@@ -65,6 +66,7 @@ impl Scripted {
             events: Vec::new(),
             endpoints: Vec::new(),
             items: BTreeMap::new(),
+            sessions: Vec::new(),
             page_size: 100,
             at: NOW,
             failures: BTreeMap::new(),
@@ -117,6 +119,11 @@ impl Scripted {
     /// All the items of a subscription that embeds only some.
     pub(crate) fn items(&self, subscription: &str, items: Vec<Value>) {
         self.with(|state| state.items.insert(subscription.to_owned(), items));
+    }
+
+    /// Every checkout there is.
+    pub(crate) fn sessions(&self, sessions: impl IntoIterator<Item = Value>) {
+        self.with(|state| state.sessions = sessions.into_iter().collect());
     }
 
     pub(crate) fn account(&self, account: Result<&str, StripeError>) {
@@ -217,6 +224,7 @@ impl Stripe for Scripted {
             Collection::Subscriptions { customer: Some(customer) } => format!("subscriptions of {customer}"),
             Collection::SubscriptionItems(subscription) => format!("items of {subscription}"),
             Collection::Invoices(subscription) => format!("invoices of {subscription}"),
+            Collection::CheckoutSessions(subscription) => format!("checkouts of {subscription}"),
             Collection::Events { types, created_gte, created_lte } => {
                 assert!(types.len() <= 20, "Stripe refuses more types than 20");
                 format!("events {}..{}", created_gte.timestamp() - NOW, created_lte.timestamp() - NOW)
@@ -253,6 +261,10 @@ impl Stripe for Scripted {
                         None => false,
                     };
                     state.listed_prices.iter().filter(fits).collect()
+                }
+                Collection::CheckoutSessions(wanted) => {
+                    let sold = |session: &&Value| session["subscription"].as_str() == Some(wanted.as_str());
+                    state.sessions.iter().filter(sold).collect()
                 }
             };
             let begin = match after {

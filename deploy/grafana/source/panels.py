@@ -101,7 +101,7 @@ def timeline(title, targets, *, about, width=12, height=8, words, links=()):
     options = {"mergeValues": True, "showValue": "never", "alignValue": "left", "rowHeight": 0.8,
                "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True}, "tooltip": {"mode": "single", "sort": "none"}}
     return Panel("state-timeline", title, targets, width, height, about=about, unit="none", links=links, options=options, defaults=defaults,
-                 custom={"fillOpacity": 80, "lineWidth": 0, "spanNulls": False})
+                 custom={"fillOpacity": 80, "lineWidth": 0})
 
 
 def table(title, columns, *, about, join, width=24, height=9, links=(), hide=()):

@@ -114,7 +114,11 @@ fn every_command_line_in_the_documents_is_one_that_trueup_takes() {
                 let said = arguments.first().is_some_and(|first| subcommands.contains(first.as_str()));
                 let typed = line.starts_with("trueup ") || line.contains("/trueup ");
                 let elided = arguments.iter().any(|argument| argument == "…");
-                if arguments.is_empty() || elided || !(said || typed) || (!typed_in && names_a_command(&command, &arguments)) {
+                if arguments.is_empty()
+                    || elided
+                    || !(said || typed)
+                    || (!typed_in && names_a_command(&command, &arguments))
+                {
                     continue;
                 }
                 let whole = ["trueup".to_owned()].into_iter().chain(arguments.clone());
@@ -129,7 +133,10 @@ fn every_command_line_in_the_documents_is_one_that_trueup_takes() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     for expected in ["check", "jobs", "recover", "reconcile", "trigger", "users", "webhooks"] {
-        assert!(taken.contains(expected), "no document speaks of `trueup {expected}`: is it still read as it is written? {taken:?}");
+        assert!(
+            taken.contains(expected),
+            "no document speaks of `trueup {expected}`: is it still read as it is written? {taken:?}"
+        );
     }
 }
 

@@ -45,7 +45,10 @@ fn every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() {
         for part in ["**Means** ", "**Look**", "**Do**"] {
             assert!(body.contains(part), "{heading}: {part}");
         }
-        assert!(text.contains(&format!("[{heading}](#{})", heading.to_lowercase())), "the list of entries lacks {heading}");
+        assert!(
+            text.contains(&format!("[{heading}](#{})", heading.to_lowercase())),
+            "the list of entries lacks {heading}"
+        );
     }
 }
 
@@ -67,7 +70,8 @@ fn every_alert_is_tested_to_fire_and_to_stay_silent() {
 
 #[test]
 fn tests_of_the_rules_evaluate_what_is_recorded_before_what_builds_upon_it() {
-    let (mut groups, builds_upon): (Vec<_>, Vec<_>) = group_names().into_iter().partition(|name| name.contains("recording"));
+    let (mut groups, builds_upon): (Vec<_>, Vec<_>) =
+        group_names().into_iter().partition(|name| name.contains("recording"));
     assert!(!groups.is_empty());
     groups.extend(builds_upon);
     for (name, file) in tests() {

@@ -9,6 +9,7 @@ use prometheus::{
 
 use crate::{
     database::DatabaseFamilies,
+    edge::EdgeFamilies,
     inbox::InboxFamilies,
     jobs::JobFamilies,
     labels::{EmailKind, EmailOutcome, EventOutcome, HttpMethod, RejectReason, StatusClass, WebhookOutcome},
@@ -58,6 +59,7 @@ pub struct Metrics {
     pub(crate) users: UserFamilies,
     pub(crate) database: DatabaseFamilies,
     pub(crate) process: ProcessFamilies,
+    pub(crate) edge: EdgeFamilies,
     pub(crate) jobs: JobFamilies,
     pub(crate) reconcile: ReconcileFamilies,
     pub(crate) stripe: StripeFamilies,
@@ -183,6 +185,7 @@ impl Metrics {
             process: ProcessFamilies::register(r),
             jobs: JobFamilies::register(r, &parts),
             reconcile: ReconcileFamilies::new(r, &parts),
+            edge: EdgeFamilies::new(r),
             stripe: StripeFamilies::new(r),
             parts,
             event_types: event_types.into_iter().collect(),

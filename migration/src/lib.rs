@@ -30,7 +30,7 @@ mod verify;
 
 pub use ground::Target;
 pub use plan::{Plan, Planned, plan};
-pub use runner::{MigrateError, State, down, pending, status, up};
+pub use runner::{MigrateError, State, down, newer, pending, status, up};
 use sea_orm_migration::prelude::*;
 pub use usage::{IndexUse, UsageError, usage};
 pub use verify::{Finding, Kind, Problem, Verdict, VerifyError, verify};

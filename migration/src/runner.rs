@@ -1,12 +1,15 @@
 //! Runs migrations so that any number of processes may start on one empty database at the same moment.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, Set,
     Statement,
 };
-use sea_orm_migration::{MigrationStatus, prelude::*, seaql_migrations};
+use sea_orm_migration::{prelude::*, seaql_migrations};
 
 use crate::{
     Migrator,
@@ -30,6 +33,12 @@ pub enum MigrateError {
         "the database schema could not be migrated: {0}. Whatever is complete was kept, nothing half-done; mend the cause and run `trueup migrate up` again"
     )]
     Database(#[from] DbErr),
+    /// A newer version has migrated.
+    #[error(
+        "the database was migrated by a newer version than this one ({}): {}. Start that version; or, with its program, take them back: `trueup migrate down --steps {} --yes`",
+        env!("CARGO_PKG_VERSION"), .0.join(", "), .0.len()
+    )]
+    Newer(Vec<String>),
     /// The role may not see what there is.
     #[error(
         "the database is there, and the role {role} sees nothing of it: row-level security is on and lets only the tables' owner pass. Connect as {owner}, or let {role} act as it: GRANT {owner} TO {role}"
@@ -61,17 +70,43 @@ pub async fn down<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<(
     exclusively(db.into(), Direction::Down, steps).await
 }
 
-/// Every migration, oldest first. Writes nothing.
+/// Every migration of this version, oldest first. Those of a newer one are left out: a server of the version before goes on beside them while it is
+/// being replaced ([`newer`] tells of them). Writes nothing.
 pub async fn status(db: &impl ConnectionTrait) -> Result<Vec<State>, MigrateError> {
-    let migrations = Migrator::get_migration_with_status_read_only(db).await?;
-    let states: Vec<State> = migrations
+    let applied = applied(db).await?;
+    let states: Vec<State> = Migrator::migrations()
         .iter()
-        .map(|m| State { name: m.name().to_owned(), applied: m.status() == MigrationStatus::Applied })
+        .map(|migration| State { name: migration.name().to_owned(), applied: applied.contains(migration.name()) })
         .collect();
-    if states.iter().all(|state| !state.applied) {
+    if applied.is_empty() {
         look_whether_blind(db).await?;
     }
     Ok(states)
+}
+
+/// Migrations that are applied and that this version does not know. Writes nothing.
+pub async fn newer(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+    let known: BTreeSet<String> = Migrator::migrations().iter().map(|m| m.name().to_owned()).collect();
+    Ok(applied(db).await?.into_iter().filter(|name| !known.contains(name)).collect())
+}
+
+/// Refuses to work on a schema that this version does not know.
+async fn refuse_newer(db: &impl ConnectionTrait) -> Result<(), MigrateError> {
+    let newer = newer(db).await?;
+    if newer.is_empty() { Ok(()) } else { Err(MigrateError::Newer(newer)) }
+}
+
+/// The names of what is applied.
+async fn applied(db: &impl ConnectionTrait) -> Result<BTreeSet<String>, DbErr> {
+    // As sea-orm-migration keeps them; before the first one there is no such table.
+    let is_there = match db.get_database_backend() {
+        DbBackend::Postgres => "SELECT 1 AS one WHERE to_regclass('seaql_migrations') IS NOT NULL",
+        _ => "SELECT 1 AS one FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'",
+    };
+    if db.query_one_raw(Statement::from_string(db.get_database_backend(), is_there)).await?.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    Ok(seaql_migrations::Entity::find().all(db).await?.into_iter().map(|row| row.version).collect())
 }
 
 /// To a role that row-level security keeps out, a full database looks like an empty one.
@@ -112,13 +147,11 @@ impl Direction {
     async fn step_by_step(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
         let tx = begin(db).await?;
         Migrator::install(&tx).await?;
-        let states = Migrator::get_migration_with_status_read_only(&tx).await?;
+        let applied = applied(&tx).await?;
         tx.commit().await?;
-        let is_applied =
-            |name: &str| states.iter().any(|state| state.name() == name && state.status() == MigrationStatus::Applied);
         let most = steps.map_or(usize::MAX, |steps| usize::try_from(steps).unwrap_or(usize::MAX));
         let mut migrations = Migrator::migrations();
-        migrations.retain(|migration| is_applied(migration.name()) == matches!(self, Self::Down));
+        migrations.retain(|migration| applied.contains(migration.name()) == matches!(self, Self::Down));
         if matches!(self, Self::Down) {
             migrations.reverse();
         }
@@ -183,6 +216,7 @@ async fn exclusively(target: Target<'_>, direction: Direction, steps: Option<u32
         done?;
         return Ok(closed?);
     }
+    refuse_newer(db).await?;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -201,6 +235,7 @@ async fn exclusively(target: Target<'_>, direction: Direction, steps: Option<u32
 async fn locked(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
     let looking = begin(db).await?;
     status(&looking).await?;
+    refuse_newer(&looking).await?;
     looking.commit().await?;
     let lock = lock(db).await?;
     let done = direction.go(db, steps).await;

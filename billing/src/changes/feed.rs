@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cursor, latest};
-use crate::db::Db;
+use crate::{db::Db, panics::supervised};
 
 /// The channel of PostgreSQL's `NOTIFY`; a trigger on the table rings it.
 const CHANNEL: &str = "trueup_changes";
@@ -57,7 +57,8 @@ impl Feed {
             waiting: AtomicUsize::new(0),
             closed,
         });
-        tokio::spawn(look(db, Arc::clone(&shared)));
+        let looking = Arc::clone(&shared);
+        tokio::spawn(async move { supervised("feed of changes", || look(db.clone(), Arc::clone(&looking))).await });
         Self(shared)
     }
 
@@ -102,7 +103,10 @@ async fn look(db: Db, shared: Arc<Shared>) {
         }
         if !listening && db.backend() == DbBackend::Postgres && !db.is_pooled() {
             listening = true;
-            tokio::spawn(listen(db.clone(), Arc::clone(&shared)));
+            let (db, shared) = (db.clone(), Arc::clone(&shared));
+            tokio::spawn(async move {
+                supervised("listener for changes", || listen(db.clone(), Arc::clone(&shared))).await
+            });
         }
         let tip = tokio::select! {
             () = shared.closed.cancelled() => return,

@@ -4,6 +4,7 @@
 //! - [`Reader`], [`Tx`]: single statements and transactions, with or without a session
 //! - [`Refusal`]: why no connection came about, where trying again is of no use
 //! - [`Watched`]: what goes between, so that metrics see every statement
+//! - [`Db::probe`], [`obstacle`]: whether it takes writes, and why not
 //!
 //! `SQLite` has one writer at a time. A transaction that reads first and writes later may find, when it comes to write, that
 //! another wrote in between; no waiting cures that. So every write goes through [`Db::write`], which begins `IMMEDIATE` and lets
@@ -14,6 +15,7 @@
 mod connect;
 mod options;
 mod pool;
+mod probe;
 mod refusal;
 mod session;
 mod watch;
@@ -39,6 +41,7 @@ use tokio::{
 pub use self::{
     options::{DbOptions, Pooler},
     pool::PoolState,
+    probe::obstacle,
     refusal::Refusal,
     session::{Reader, Tx},
     watch::{DbNews, DbObserver, Fault, Watched},

@@ -32,6 +32,7 @@ fn observe(metrics: &Metrics, observation: Observation) {
             metrics.stripe_called(endpoint_label(endpoint), answer_label(answer), seconds);
         }
         Observation::Retried { .. } => metrics.stripe_retried(),
+        Observation::Clock { ahead } => metrics.stripe_clock_seen(ahead),
     }
 }
 

@@ -146,6 +146,7 @@ impl OwnServer {
             ("STRIPE_LIVEMODE".to_owned(), "false".into()),
             ("TRUEUP_API_TOKEN".to_owned(), target.api_token.clone().into()),
             ("TRUEUP_ADMIN_TOKEN".to_owned(), target.admin_token.clone().into()),
+            ("TRUEUP_DOCS".to_owned(), "open".into()),
         ];
         if let Some((url, key)) = wanted.stripe {
             environment.push(("STRIPE_API_BASE".to_owned(), url.into()));

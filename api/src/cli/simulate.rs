@@ -183,7 +183,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
 /// A server that runs already, with its secrets and plans as they are configured here.
 fn given(url: &str, rotate: bool) -> Result<(Target, Vec<Plan>)> {
     let mut config = Config::load()?;
-    telemetry::start(config.log.as_deref().unwrap_or(telemetry::COMMAND_FILTER), config.log_format);
+    telemetry::command(&config);
     if config.development {
         let Some(secrets) = development::read(&config.data)? else {
             bail!(

@@ -8,9 +8,11 @@
 //! - [`parked`]: which parked events wait for a user who is there
 //! - [`refresh`]: which subscriptions Stripe has to be asked about
 //! - [`outbox`]: e-mails, claimed and settled
+//! - [`failures`]: which failures were told of already
 //! - [`feed`]: numbers for what is committed
 //! - [`retention`]: what is emptied and deleted
 
+pub(crate) mod failures;
 pub(crate) mod feed;
 pub(crate) mod fence;
 pub(crate) mod inbox;

@@ -17,7 +17,7 @@ pub enum Endpoint {
     Invoice,
     /// `GET /v1/events/:id`
     Event,
-    /// `GET /v1/prices/:id`
+    /// `GET /v1/prices/:id`, and the list
     Price,
     /// `GET /v1/products/:id`
     Product,
@@ -111,6 +111,7 @@ impl Target<'_> {
                 Collection::CheckoutSessions(_) => Endpoint::CheckoutSessions,
                 Collection::Events { .. } => Endpoint::Events,
                 Collection::WebhookEndpoints => Endpoint::WebhookEndpoints,
+                Collection::Prices { .. } => Endpoint::Price,
             },
         }
     }
@@ -191,6 +192,12 @@ fn query(url: &mut Url, collection: &Collection, after: Option<&str>) {
             query.append_pair("created[lte]", &created_lte.timestamp().to_string());
         }
         Collection::WebhookEndpoints => {}
+        Collection::Prices { lookup_keys } if lookup_keys.is_empty() => {
+            query.append_pair("active", "true");
+        }
+        Collection::Prices { lookup_keys } => {
+            query.extend_pairs(lookup_keys.iter().map(|key| ("lookup_keys[]", key)));
+        }
     }
     query.append_pair("limit", PAGE);
     if let Some(after) = after {

@@ -35,6 +35,7 @@ struct State {
     unlisted: Vec<Value>,
     customers: BTreeMap<String, Value>,
     prices: Vec<String>,
+    listed_prices: Vec<Value>,
     /// Newest first.
     events: Vec<Value>,
     endpoints: Vec<Value>,
@@ -61,6 +62,7 @@ impl Scripted {
             unlisted: Vec::new(),
             customers: BTreeMap::new(),
             prices: Vec::new(),
+            listed_prices: Vec::new(),
             events: Vec::new(),
             endpoints: Vec::new(),
             items: BTreeMap::new(),
@@ -95,6 +97,11 @@ impl Scripted {
 
     pub(crate) fn prices(&self, prices: &[&str]) {
         self.with(|state| state.prices = prices.iter().map(ToString::to_string).collect());
+    }
+
+    /// What the list of prices holds, newest first.
+    pub(crate) fn listed_prices(&self, prices: impl IntoIterator<Item = Value>) {
+        self.with(|state| state.listed_prices = prices.into_iter().collect());
     }
 
     /// What the list of events holds.
@@ -223,6 +230,8 @@ impl Stripe for Scripted {
                 format!("events {}..{}", created_gte.timestamp() - NOW, created_lte.timestamp() - NOW)
             }
             Collection::WebhookEndpoints => "endpoints".to_owned(),
+            Collection::Prices { lookup_keys } if lookup_keys.is_empty() => "prices".to_owned(),
+            Collection::Prices { lookup_keys } => format!("prices of {}", lookup_keys.join(", ")),
         };
         self.come(&after.map_or(name.clone(), |after| format!("{name} after {after}"))).await?;
         self.with(|state| {
@@ -245,6 +254,14 @@ impl Stripe for Scripted {
                 }
                 Collection::WebhookEndpoints => state.endpoints.iter().collect(),
                 Collection::Invoices(_) => Vec::new(),
+                Collection::Prices { lookup_keys } => {
+                    let fits = |price: &&Value| match price["lookup_key"].as_str() {
+                        _ if lookup_keys.is_empty() => price["active"] == true,
+                        Some(key) => lookup_keys.iter().any(|wanted| wanted == key),
+                        None => false,
+                    };
+                    state.listed_prices.iter().filter(fits).collect()
+                }
                 Collection::CheckoutSessions(wanted) => {
                     let sold = |session: &&Value| session["subscription"].as_str() == Some(wanted.as_str());
                     state.sessions.iter().filter(sold).collect()

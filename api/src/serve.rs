@@ -34,8 +34,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::Token,
     assemble::{Assembled, assemble, name},
+    census,
     config::Config,
-    census, http, jobs, scrape,
+    http, jobs, scrape,
     server::{
         Limits, Server, files,
         tls::{self, Hangup, Tls, TlsError},

@@ -202,8 +202,7 @@ impl<'p> Run<'p> {
             );
             (endpoint, world.now())
         };
-        let settings =
-            DriverOptions {
+        let settings = DriverOptions {
             at_once: options.at_once,
             give_up_after: options.give_up_after,
             timeout: options.timeout,

@@ -102,8 +102,7 @@ impl TrueSubscription {
     }
 
     fn is_over(&self, now: i64) -> bool {
-        self.has_ended()
-            || self.scheduled_end().is_some_and(|end| end <= now)
+        self.has_ended() || self.scheduled_end().is_some_and(|end| end <= now)
     }
 
     /// True for what never comes back, whatever its dates say.

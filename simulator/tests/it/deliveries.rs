@@ -150,7 +150,8 @@ async fn what_is_not_answered_in_time_is_sent_again() {
     let options = RunOptions { timeout: Duration::from_secs(1), ..options(Faults::default()) };
     let mut run = Run::new(&stripe, target(url, secrets), options, &|_| {}).expect("a run");
     run.past().await.expect("it passes");
-    let (requests, taken) = (seen.requests.load(Ordering::Relaxed), seen.events.lock().expect("whole").values().sum::<u32>());
+    let (requests, taken) =
+        (seen.requests.load(Ordering::Relaxed), seen.events.lock().expect("whole").values().sum::<u32>());
     assert!(requests >= 60, "only {requests}");
     assert_eq!(requests - taken, requests / 60, "each came again");
     assert!(format!("{run:?}").contains("gave_up: 0"));

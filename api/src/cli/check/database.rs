@@ -12,7 +12,7 @@ use migration::{Kind, Problem};
 use scheduler::control::{self, JobState};
 
 use super::told;
-use crate::{cli::database::connect, config::Config, jobs};
+use crate::{cli::database::connect, config::Config, jobs, serve::target};
 
 const AREA: &str = "database";
 /// Leases and due times go by the database's clock, so a little does no harm.
@@ -79,7 +79,7 @@ fn unanswered(error: impl Display) -> Item {
 
 /// Indexes, row-level security, and the rest of the schema.
 async fn schema(db: &Db) -> Vec<Item> {
-    let verdict = match migration::verify(db.reader()).await {
+    let verdict = match migration::verify(target(db)).await {
         Ok(verdict) => verdict,
         Err(error) => {
             let what = format!("whether the schema is as it should be cannot be told: {error}");

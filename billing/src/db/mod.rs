@@ -92,7 +92,18 @@ impl Db {
             .sqlx_logging(false)
             // How long each caller waited is told to whoever subscribes to `sqlx::pool::acquire`.
             .map_sqlx_postgres_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL))
-            .map_sqlx_sqlite_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL));
+            .map_sqlx_sqlite_pool_opts(|pool| {
+                pool.acquire_time_level(ACQUIRE_LEVEL).after_release(|connection, _| {
+                    Box::pin(async move {
+                        // Once what was asked before is done, a rollback above all.
+                        connection.ping().await?;
+                        // Where the disk is full `SQLite` takes a transaction back by itself, and the rollback that follows fails: sqlx-sqlite 0.9
+                        // goes on counting a transaction. The next would begin as a savepoint within none, and of two such what the second
+                        // commits would stay within the first, which nobody ever commits.
+                        Ok(!connection.is_in_transaction())
+                    })
+                })
+            });
         if url.starts_with("sqlite:") {
             make_folder(url)?;
             connect.map_sqlx_sqlite_opts(|sqlite| {

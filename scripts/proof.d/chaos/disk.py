@@ -186,7 +186,10 @@ async def part(title: str, database: Database, folder: Path, seconds: float, beg
     answered = len(traffic.acknowledged)
     end()
     recovered = await until("an acknowledgement once it is over", lambda: len(traffic.acknowledged) > answered, 60)
-    ready_again = await until("readyz is ready again", lambda: ready(server), 60)
+    try:
+        ready_again = await until("readyz is ready again", lambda: ready(server), 60)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {(await readiness(server)).body.decode()}\n{server.troubles()}") from error
     verdict.tell("over: first acknowledgement, and ready", f"{recovered:.1f} s, and {ready_again:.1f} s after it")
     verdict.must(await traffic.deliver_what_was_refused(), f"{len(traffic.refused)} webhooks are refused still")
 

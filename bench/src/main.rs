@@ -1,5 +1,5 @@
 //! `ingest`: sends signed subscription updates to a running server as fast as it takes them, or at a given rate, with as little
-//! processor time of its own as can be. `scripts/bench-ingest` puts it beside pgbench.
+//! processor time of its own as can be. `scripts/bench` puts it beside pgbench.
 //!
 //! - [`events`]: the events, and the users they belong to
 //! - [`plan`]: requests made and signed before the clock runs, and who sends which when

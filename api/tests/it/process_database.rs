@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+use sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionTrait};
 use serde_json::Value;
 use testkit::{Kind, TestDb, kinds};
 use tokio::{
@@ -82,7 +82,18 @@ async fn while_the_database_is_away_webhooks_get_503_in_time_and_afterwards_all_
     assert_eq!(parts["database"]["state"], "failed", "{parts}");
     let metrics = caller.http.get(format!("{}/metrics", caller.url)).send().await.unwrap();
     assert_eq!(metrics.status(), StatusCode::OK, "a scrape never fails because the database is away");
-    assert!(metrics.text().await.unwrap().contains("\ntrueup_database_up 0\n"));
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("\ntrueup_database_up 0\n"));
+    for part in ["inbox", "usage", "jobs"] {
+        assert!(metrics.contains(&format!("\ntrueup_scrape_part_up{{part=\"{part}\"}} 0\n")), "{part}:\n{metrics}");
+    }
+    for gone in
+        ["trueup_inbox_events", "trueup_usage_windows_overdue", "trueup_job_paused", "trueup_reconcile_last_complete"]
+    {
+        assert!(!metrics.contains(gone), "{gone} is told as if it were known");
+    }
+    let failed = |kind: &str| metrics.contains(&format!("\ntrueup_database_query_errors_total{{kind=\"{kind}\"}} 0\n"));
+    assert!(!failed("connection") || !failed("pool_timeout"), "{metrics}");
 
     way.open.send_replace(true);
     // Stripe sends again what was not acknowledged.
@@ -94,7 +105,53 @@ async fn while_the_database_is_away_webhooks_get_503_in_time_and_afterwards_all_
     }
     caller.tier_becomes(&user, "pro").await;
     assert_eq!(ready(&caller).await.0, StatusCode::OK);
+    let part = "\ntrueup_scrape_part_up{part=\"inbox\"} 1\n";
+    loop {
+        let metrics = caller.http.get(format!("{}/metrics", caller.url)).send().await.unwrap().text().await.unwrap();
+        if metrics.contains(part) && metrics.contains("\ntrueup_inbox_events") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the inbox is never shown again:\n{metrics}");
+    }
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_statement_is_told_in_the_log_without_what_is_bound_to_it() {
+    if !kinds().contains(&Kind::Postgres) {
+        return;
+    }
+    let database = TestDb::empty(Kind::Postgres).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("trueup.toml"), "[database]\nslow_statement = \"50ms\"\n").unwrap();
+    let running = Running::start(folder.path(), &[("DATABASE_URL", database.url())], &[]);
+    let caller = Caller::new(&running.url().await, &folder.path().join("data"));
+    let connection = database.connect().await;
+    let lock = connection.begin_with_options(TransactionOptions::default()).await.unwrap();
+    lock.execute_unprepared("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let making = async {
+        caller.make_user("not-to-be-told@example.com").await;
+    };
+    let letting = async {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+                AND clock_timestamp() - query_start > interval '100 milliseconds'";
+            let waits = Statement::from_string(connection.get_database_backend(), sql);
+            if connection.query_one_raw(waits).await.unwrap().is_some() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "nobody waits for the lock:\n{}", running.err());
+            tokio::task::yield_now().await;
+        }
+        lock.commit().await.unwrap();
+    };
+    tokio::join!(making, letting);
+    running.line_with("slow statement").await;
+    running.stop().await;
+    assert!(running.err().contains("users"), "the statement is told: {}", running.err());
+    assert!(!running.err().contains("not-to-be-told"), "{}", running.err());
+    connection.close().await.unwrap();
 }
 
 /// A webhook's status, and whether it says when to come again.

@@ -24,6 +24,7 @@ use super::Arrival;
 use crate::{
     db::{Blame, Db, blame, obstacle},
     event::VerifiedEvent,
+    panics::{supervised, survived},
     store::inbox::{NewEvent, insert},
 };
 
@@ -179,7 +180,7 @@ impl Inbox {
                     nudge: Arc::clone(nudge),
                     trouble: Arc::clone(&trouble),
                 };
-                tokio::spawn(writer.run())
+                tokio::spawn(async move { supervised("writer of the inbox", || writer.run()).await })
             })
             .collect();
         let room = Arc::new(Semaphore::new(options.queue_bytes));
@@ -205,7 +206,8 @@ impl Inbox {
         })?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(ReceiveError::Stopping),
+            Ok(Err(_)) if self.queue.is_closed() => Err(ReceiveError::Stopping),
+            Ok(Err(_)) => Err(ReceiveError::Unavailable),
             Err(_) => Err(ReceiveError::Unavailable),
         }
     }
@@ -259,10 +261,16 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(self) {
+    async fn run(&self) {
         while let Some(batch) = self.gather().await {
             let size = batch.len();
-            self.store(batch).await;
+            // Whoever waits for what a panic took along is told to send again.
+            if survived(self.store(batch)).await.is_err() {
+                tracing::error!(
+                    events = size,
+                    "storing webhooks panicked, which is a bug in Trueup; Stripe sends them again"
+                );
+            }
             self.waiting.fetch_sub(size, Ordering::Relaxed);
         }
     }
@@ -282,6 +290,8 @@ impl Writer {
     }
 
     async fn store(&self, batch: Vec<Waiting>) {
+        #[cfg(test)]
+        batch.iter().for_each(|waiting| crate::panics::ordered("stored", waiting.event.event_id.as_str()));
         // Whoever gave up waiting was told to send again.
         let (events, waiters) = fold(batch);
         let deadline = waiters.values().flatten().map(|waiter| waiter.deadline).max();

@@ -15,6 +15,7 @@ mod mail;
 mod migrations;
 mod ownership;
 mod parked;
+mod parsers;
 mod processing;
 mod reconcile;
 mod reconcile_desk;

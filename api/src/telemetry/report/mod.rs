@@ -45,7 +45,7 @@ const STEPS: &str = "steps";
 
 /// Why nothing can be reported.
 #[derive(Debug, thiserror::Error)]
-pub enum SentryError {
+pub(crate) enum SentryError {
     /// The address.
     #[error("SENTRY_DSN: {0}; copy it from the project's settings at Sentry")]
     Dsn(#[from] ParseDsnError),

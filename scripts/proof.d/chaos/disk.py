@@ -319,7 +319,15 @@ def postgres_on_a_small_disk(folder: Path, seconds: float) -> Callable[[], objec
                    os.environ["TRUEUP_TEST_POSTGRES"]]
         subprocess.run(command, check=True)
         database = Postgres("disk_full", "small")
-        return await part("PostgreSQL, the file system of the tables is full (tmpfs of 64 MB)", database, folder, seconds, small.fill, small.free)
+        try:
+            return await part("PostgreSQL, the file system of the tables is full (tmpfs of 64 MB)", database, folder, seconds, small.fill,
+                              small.free)
+        finally:
+            end_all()
+            small.free()
+            database.admin("DROP DATABASE disk_full WITH (FORCE)")
+            database.admin("DROP TABLESPACE small")
+            small.remove()
     return run
 
 

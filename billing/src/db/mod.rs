@@ -28,7 +28,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode,
     TransactionOptions, metric,
     sqlx::{
-        self,
+        self, Connection as _,
         postgres::PgSeverity,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
@@ -94,7 +94,18 @@ impl Db {
             .acquire_timeout(options.acquire_timeout)
             .connect_timeout(options.acquire_timeout)
             .sqlx_logging(false)
-            .map_sqlx_sqlite_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL));
+            .map_sqlx_sqlite_pool_opts(|pool| {
+                pool.acquire_time_level(ACQUIRE_LEVEL).after_release(|connection, _| {
+                    Box::pin(async move {
+                        // Once what was asked before is done, a rollback above all.
+                        connection.ping().await?;
+                        // Where the disk is full `SQLite` takes a transaction back by itself, and the rollback that follows fails: sqlx-sqlite 0.9
+                        // goes on counting a transaction. The next would begin as a savepoint within none, and of two such what the second
+                        // commits would stay within the first, which nobody ever commits.
+                        Ok(!connection.is_in_transaction())
+                    })
+                })
+            });
         if let Some(threshold) = options.slow_statement {
             connect
                 .sqlx_logging(true)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use billing::db::{Blame, Db, DbOptions, Pooler, blame};
+use billing::db::{Blame, Db, DbOptions, Pooler, blame, obstacle};
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait, Statement};
 use testkit::{Kind, TestDb, kinds, on_each};
 use tokio::{
@@ -36,6 +36,40 @@ fn who_gives_up_before_a_transaction_has_begun_leaves_none_behind() {
         db.close().await.expect("an idle pool closes");
         other.close().await.expect("an idle pool closes");
     });
+}
+
+// sqlx-sqlite counted a transaction that SQLite had taken back by itself, so that later ones were savepoints: one that was given up stayed
+// open and held the file's lock, and what others committed within it was gone at the next start. A full disk under a running server found it.
+#[tokio::test]
+async fn after_a_full_disk_transactions_are_transactions_again() {
+    let test_db = TestDb::migrated(Kind::Sqlite).await;
+    let db =
+        Db::connect(test_db.url(), &DbOptions { max_connections: 1, ..DbOptions::default() }).await.expect("connects");
+    let row = |name: &str, bytes: u32| {
+        format!(
+            "INSERT INTO settings (name, value, updated_at) VALUES ('{name}', hex(zeroblob({bytes})), CURRENT_TIMESTAMP)"
+        )
+    };
+    // No page more than there are.
+    db.reader().execute_unprepared("PRAGMA max_page_count = 1").await.expect("a setting of the one connection");
+    let tx = db.write().await.expect("begins");
+    let full = tx.execute_unprepared(&row("large", 1 << 20)).await.expect_err("there is no room");
+    assert_eq!(obstacle(&full), "its disk is full");
+    drop(tx);
+    let given_up = db.write().await.expect("begins");
+    given_up.execute_unprepared(&row("given up", 1)).await.expect("there is room");
+    drop(given_up);
+    let kept = db.write().await.expect("begins");
+    kept.execute_unprepared(&row("kept", 1)).await.expect("there is room");
+    kept.commit().await.expect("commits");
+    let another = test_db.connect().await;
+    let seen = another
+        .query_all_raw(Statement::from_string(another.get_database_backend(), "SELECT name FROM settings"))
+        .await;
+    let names: Vec<String> =
+        seen.expect("an answer").iter().map(|row| row.try_get_by_index(0).expect("a name")).collect();
+    assert!(names.contains(&"kept".to_owned()) && !names.contains(&"given up".to_owned()), "{names:?}");
+    db.probe().await.expect("nobody holds the file");
 }
 
 #[tokio::test]

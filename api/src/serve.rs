@@ -33,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     assemble::{Assembled, assemble, name},
+    census,
     config::Config,
-    census, http, jobs, scrape,
+    http, jobs, scrape,
 };
 
 /// How long the start waits for a database that is away.

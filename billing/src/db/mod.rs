@@ -28,11 +28,11 @@ use tokio::{
     time::Instant,
 };
 
+use self::watch::{Wanting, Watch};
 pub use self::{
     pool::PoolState,
     watch::{DbNews, DbObserver, Fault, Watched},
 };
-use self::watch::{Wanting, Watch};
 use crate::store::{fence, inbox};
 
 /// How to connect.

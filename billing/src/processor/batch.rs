@@ -251,7 +251,7 @@ impl Processor {
                 Some(resource) => Read::Wants(row, Want::Object(resource)),
                 None => {
                     Read::Nothing(row, Skip::unhandled("a thin event about a kind of object that changes nothing here"))
-                },
+                }
             },
             Reading::Told(told) => {
                 let partial = if has_key { objects::partial_in_event(&row.event_type, &row.payload) } else { None };

@@ -320,7 +320,9 @@ mod tests {
         let date = "Wed, 09 Sep 2026 01:46:40 GMT";
         let told = DateTime::parse_from_rfc2822(date).expect("a date").with_timezone(&Utc);
         let took = Duration::from_secs(2);
-        for (sent, seconds) in [(told, 0.5), (told - TimeDelta::seconds(301), -300.5), (told + TimeDelta::seconds(9), 9.5)] {
+        for (sent, seconds) in
+            [(told, 0.5), (told - TimeDelta::seconds(301), -300.5), (told + TimeDelta::seconds(9), 9.5)]
+        {
             let ahead = ahead(Some(date), sent, took).expect("a date was told");
             assert!((ahead - seconds).abs() < 1e-9, "{ahead}");
         }

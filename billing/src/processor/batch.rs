@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Log lines of this target tell the steps of the work, for whoever asks how it came to an error.
-const STEPS: &str = "steps";
+pub(super) const STEPS: &str = "steps";
 
 /// An event that was claimed and read.
 pub(super) struct Ready {

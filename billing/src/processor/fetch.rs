@@ -26,7 +26,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{Outcome, Pass, Processor, batch::Ready, failure::chain, mark::postponed_mark};
+use super::{
+    Outcome, Pass, Processor,
+    batch::{Ready, STEPS},
+    failure::chain,
+    mark::postponed_mark,
+};
 use crate::{
     events::{self, Reading, Told},
     facts::{Rank, Stamp},
@@ -210,14 +215,16 @@ impl Processor {
             groups.entry((event.want.resource(), event.want.can_do_without())).or_default().push(event);
         }
         let away = Arc::new(Away { seen: Mutex::default(), most: self.options.fetch.at_once.max(1) });
+        tracing::debug!(target: STEPS, objects = groups.len(), "asking Stripe");
         // Tasks of their own: whoever has a slot of the budget must get on while others are applied here.
         let mut fetching = JoinSet::new();
         for ((resource, can_do_without), events) in groups {
             let (on, stripe, away) = (self.clone(), Arc::clone(stripe), Arc::clone(&away));
-            fetching.spawn(async move {
+            let call = async move {
                 let result = on.fetch(stripe.as_ref(), &resource, can_do_without, &away).await;
                 (result, events)
-            });
+            };
+            fetching.spawn(call.in_current_span());
         }
         loop {
             let first = tokio::select! {

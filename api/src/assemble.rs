@@ -16,7 +16,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Token},
+    app::{App, Edge, Figures, Token},
     background::Background,
     config::{Config, Secret},
     jobs::{self, Ground},
@@ -67,7 +67,7 @@ pub(crate) fn assemble(
         let metrics = Arc::clone(&metrics);
         CommitWatch::new(move |Commit { events, seconds, stored }| metrics.inbox_committed(events, seconds, stored))
     };
-    let (inbox, writers) = Inbox::start(db, InboxOptions { commits, ..config.inbox.clone() }, &nudge);
+    let (inbox, writers) = Inbox::start(&db.reserved(), InboxOptions { commits, ..config.inbox.clone() }, &nudge);
     let feed = Feed::start(db.clone(), stop.clone());
     let options = ProcessorOptions { holder: name(address), ..config.processor.clone() };
     let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone());
@@ -108,12 +108,27 @@ pub(crate) fn assemble(
         background: Background::default(),
         jobs: jobs::registry(config),
         scheduler: None,
+        edge: edge(config),
     };
     for job in app.jobs.iter() {
         metrics.job_enabled(job.spec.name, parts.scheduler && job.settings.enabled);
     }
     let processor = parts.processor.then_some(processor);
     Ok(Assembled { app, writers, processor, passes, tools, mailing })
+}
+
+fn edge(config: &Config) -> Edge {
+    let edge = &config.edge;
+    Edge {
+        figures: match (&edge.metrics_listen, &edge.metrics_token) {
+            (Some(_), _) => Figures::Elsewhere,
+            (None, Some(token)) => Figures::Behind(Token::new(token.expose())),
+            (None, None) => Figures::Open,
+        },
+        docs: edge.docs,
+        trusted_proxies: edge.trusted_proxies.clone().into(),
+        cors_origins: edge.cors_origins.clone().into(),
+    }
 }
 
 /// What follows a pass that applied events: figures, news for hosts that wait, e-mails.

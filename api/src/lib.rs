@@ -6,6 +6,7 @@
 //! - [`cli`]: `trueup …`
 //! - [`background`]: what a request begins and does not wait for; [`observe`]: reports as metrics
 //! - `scrape`, `census`: what metrics have to ask the database for; `telemetry`: log lines, panics, Sentry
+//! - [`server`]: connections beneath the routes, and their bounds; `quiet`: log lines that outsiders can cause
 //! - [`jobs`]: the scheduler, put together
 //! - [`mailing`]: sends e-mails as soon as they are queued
 //! - `assemble` puts a server together; [`serve`]: starts and stops all of it
@@ -20,7 +21,9 @@ pub mod http;
 pub mod jobs;
 pub mod mailing;
 pub mod observe;
+mod quiet;
 mod scrape;
 pub mod serve;
+pub mod server;
 mod stripe;
 mod telemetry;

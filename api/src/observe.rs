@@ -73,7 +73,8 @@ fn endpoint_checked(metrics: &Metrics, report: &endpoint::Report) {
         FindingKind::InvoiceCreated => EndpointFinding::InvoiceCreated,
         FindingKind::Duplicate => EndpointFinding::Duplicate,
     };
-    metrics.endpoint_looked_at(report.healthy, report.findings.iter().map(|finding| label(finding.kind)));
+    let at = chrono::Utc::now().timestamp();
+    metrics.endpoint_looked_at(at, report.healthy, report.findings.iter().map(|finding| label(finding.kind)));
 }
 
 #[cfg(test)]

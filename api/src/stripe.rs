@@ -71,6 +71,7 @@ fn endpoint_label(endpoint: Endpoint) -> StripeEndpoint {
         Endpoint::Subscriptions => StripeEndpoint::Subscriptions,
         Endpoint::SubscriptionItems => StripeEndpoint::SubscriptionItems,
         Endpoint::Invoices => StripeEndpoint::Invoices,
+        Endpoint::CheckoutSessions => StripeEndpoint::CheckoutSessions,
         Endpoint::Events => StripeEndpoint::Events,
         Endpoint::WebhookEndpoints => StripeEndpoint::WebhookEndpoints,
     }

@@ -44,6 +44,7 @@ pub mod json_text;
 pub mod lenient;
 pub mod mail;
 pub mod overrides;
+pub mod panics;
 pub mod policy;
 pub mod processor;
 pub mod progress;

@@ -13,7 +13,7 @@ use crate::{Metrics, labels::HttpMethod};
 const TOLD_AT_START: &[(&str, &str)] = &[
     ("type", "the event types that are handled, and `other`"),
     ("route", "the patterns of the routes, and one for all that lead nowhere"),
-    ("job", "the jobs"),
+    ("job_name", "the jobs"),
     ("tier", "the tiers of the plans, and `other`"),
     ("version", "the version"),
 ];
@@ -155,7 +155,9 @@ mod tests {
             if *kind == "histogram" {
                 assert!(name.ends_with("_seconds") || name.ends_with("_events"), "{name}: its unit");
             }
-            assert!(!labels.contains_key("le"), "{name}");
+            for taken in ["le", "job", "instance", "namespace"] {
+                assert!(!labels.contains_key(taken), "{name}: `{taken}` is Prometheus's own");
+            }
         }
     }
 

@@ -12,6 +12,9 @@ use crate::{
 /// Seconds of a run: most are done at once, a walk through all of Stripe takes minutes.
 const RUN_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
+/// Not `job`: that is the name of whatever is scraped, and Prometheus would rename ours to `exported_job`.
+const LABEL: &str = "job_name";
+
 #[derive(Debug)]
 pub(crate) struct JobFamilies {
     runs: IntCounterVec,
@@ -27,14 +30,14 @@ pub(crate) struct JobFamilies {
 
 impl JobFamilies {
     pub(crate) fn register(r: &Registry, parts: &Parts) -> Self {
-        let gauges = |name: &str, help: &str| registered(r, GaugeVec::new(Opts::new(name, help), &["job"]));
-        let flags = |name: &str, help: &str| registered(r, IntGaugeVec::new(Opts::new(name, help), &["job"]));
+        let gauges = |name: &str, help: &str| registered(r, GaugeVec::new(Opts::new(name, help), &[LABEL]));
+        let flags = |name: &str, help: &str| registered(r, IntGaugeVec::new(Opts::new(name, help), &[LABEL]));
         Self {
             runs: counters(
                 r,
                 "trueup_job_runs_total",
                 "Runs of jobs that ended in this process, by outcome.",
-                &["job", "outcome"],
+                &[LABEL, "outcome"],
             ),
             seconds: registered(
                 r,
@@ -44,7 +47,7 @@ impl JobFamilies {
                         "Time from the start of a job's run to its end, whatever its outcome.",
                     )
                     .buckets(RUN_SECONDS.to_vec()),
-                    &["job"],
+                    &[LABEL],
                 ),
             ),
             last_success: gauges(
@@ -61,7 +64,7 @@ impl JobFamilies {
                 r,
                 "trueup_job_missed_slots_total",
                 "Slots of the job that passed and are not caught up.",
-                &["job"],
+                &[LABEL],
             ),
             paused: parts.jobs.gauge(
                 r,
@@ -70,7 +73,7 @@ impl JobFamilies {
                         "trueup_job_paused",
                         shared!("1 while an operator has paused the job, on every process, else 0."),
                     ),
-                    &["job"],
+                    &[LABEL],
                 ),
             ),
             enabled: flags(
@@ -156,34 +159,34 @@ mod tests {
         metrics.job("rest");
         let text = metrics.render();
         for outcome in JobOutcome::ALL {
-            let series = format!("trueup_job_runs_total{{job=\"rest\",outcome=\"{}\"}}", outcome.as_str());
+            let series = format!("trueup_job_runs_total{{job_name=\"rest\",outcome=\"{}\"}}", outcome.as_str());
             assert_eq!(line(&text, &series), "0");
         }
         for family in ["running", "lease_held", "missed_slots_total", "duration_seconds_count"] {
-            assert_eq!(line(&text, &format!("trueup_job_{family}{{job=\"rest\"}}")), "0");
+            assert_eq!(line(&text, &format!("trueup_job_{family}{{job_name=\"rest\"}}")), "0");
         }
         metrics.job_looked("rest", Some(1_800_000_000.0), None);
         metrics.job_missed("rest", 3);
         metrics.job_started("rest");
         let text = metrics.render();
-        assert_eq!(line(&text, "trueup_job_next_run_timestamp_seconds{job=\"rest\"}"), "1800000000");
-        assert_eq!(line(&text, "trueup_job_last_success_timestamp_seconds{job=\"rest\"}"), "0");
-        assert_eq!(line(&text, "trueup_job_missed_slots_total{job=\"rest\"}"), "3");
-        assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "1");
-        assert_eq!(line(&text, "trueup_job_lease_held{job=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_next_run_timestamp_seconds{job_name=\"rest\"}"), "1800000000");
+        assert_eq!(line(&text, "trueup_job_last_success_timestamp_seconds{job_name=\"rest\"}"), "0");
+        assert_eq!(line(&text, "trueup_job_missed_slots_total{job_name=\"rest\"}"), "3");
+        assert_eq!(line(&text, "trueup_job_running{job_name=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_lease_held{job_name=\"rest\"}"), "1");
         metrics.job_lease_lost("rest");
         let text = metrics.render();
-        assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "1");
-        assert_eq!(line(&text, "trueup_job_lease_held{job=\"rest\"}"), "0");
+        assert_eq!(line(&text, "trueup_job_running{job_name=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_lease_held{job_name=\"rest\"}"), "0");
         metrics.job_enabled("rest", true);
         assert!(!metrics.render().contains("trueup_job_paused"), "the database was not asked yet");
         metrics.jobs_measured([("rest", true)], None);
         metrics.job_ended("rest", JobOutcome::TimedOut, 42.0);
         let text = metrics.render();
-        assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "0");
-        assert_eq!(line(&text, "trueup_job_runs_total{job=\"rest\",outcome=\"timed_out\"}"), "1");
-        assert_eq!(line(&text, "trueup_job_duration_seconds_sum{job=\"rest\"}"), "42");
-        assert_eq!(line(&text, "trueup_job_enabled{job=\"rest\"}"), "1");
-        assert_eq!(line(&text, "trueup_job_paused{job=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_running{job_name=\"rest\"}"), "0");
+        assert_eq!(line(&text, "trueup_job_runs_total{job_name=\"rest\",outcome=\"timed_out\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_duration_seconds_sum{job_name=\"rest\"}"), "42");
+        assert_eq!(line(&text, "trueup_job_enabled{job_name=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_paused{job_name=\"rest\"}"), "1");
     }
 }

@@ -8,6 +8,7 @@
 
 mod catalogue;
 mod database;
+mod edge;
 mod families;
 mod inbox;
 mod jobs;

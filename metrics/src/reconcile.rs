@@ -32,6 +32,7 @@ pub(crate) struct ReconcileFamilies {
     last_complete: Gauge,
     recovered_events: IntCounter,
     endpoint_healthy: Gauge,
+    endpoint_checked: Gauge,
     endpoint_findings: IntGaugeVec,
 }
 
@@ -83,6 +84,13 @@ impl ReconcileFamilies {
                     "1 where Stripe delivers to our webhook endpoint what it should, 0 where not; NaN before this process has looked.",
                 ),
             ),
+            endpoint_checked: registered(
+                r,
+                Gauge::new(
+                    "trueup_stripe_endpoint_checked_timestamp_seconds",
+                    "When this process last looked at our webhook endpoint at Stripe, in seconds since 1970; 0 where it has not. Of several replicas, whoever looked last is right.",
+                ),
+            ),
             endpoint_findings: registered(
                 r,
                 IntGaugeVec::new(
@@ -128,9 +136,11 @@ impl Metrics {
         self.reconcile.recovered_events.inc_by(events);
     }
 
-    /// Our endpoint at Stripe was looked at.
-    pub fn endpoint_looked_at(&self, healthy: bool, findings: impl IntoIterator<Item = EndpointFinding>) {
+    /// Our endpoint at Stripe was looked at, so many seconds after 1970.
+    pub fn endpoint_looked_at(&self, at: i64, healthy: bool, findings: impl IntoIterator<Item = EndpointFinding>) {
         let families = &self.reconcile;
+        #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
+        families.endpoint_checked.set(at as f64);
         families.endpoint_healthy.set(if healthy { 1.0 } else { 0.0 });
         for kind in EndpointFinding::ALL {
             families.endpoint_findings.with_label_values(&[kind.as_str()]).set(0);
@@ -181,8 +191,8 @@ mod tests {
         });
         metrics.jobs_measured([], Some(1_790_000_000));
         metrics.events_recovered(3);
-        metrics.endpoint_looked_at(false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
-        metrics.endpoint_looked_at(false, [EndpointFinding::Disabled]);
+        metrics.endpoint_looked_at(1_790_000_001, false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
+        metrics.endpoint_looked_at(1_790_000_002, false, [EndpointFinding::Disabled]);
         for (series, told) in [
             ("trueup_reconcile_scanned_total", "150"),
             ("trueup_reconcile_drift_total{kind=\"missing\"}", "3"),
@@ -191,6 +201,7 @@ mod tests {
             ("trueup_reconcile_last_complete_timestamp_seconds", "1790000000"),
             ("trueup_recovered_events_total", "3"),
             ("trueup_stripe_endpoint_healthy", "0"),
+            ("trueup_stripe_endpoint_checked_timestamp_seconds", "1790000002"),
             ("trueup_stripe_endpoint_findings{finding=\"disabled\"}", "1"),
             ("trueup_stripe_endpoint_findings{finding=\"some_events\"}", "0"),
         ] {

@@ -7,8 +7,10 @@
 //! - [`usage()`]: how large the indexes are, and how often each was used
 //! - one module per migration, in the order of their names
 //! - `dialect`, `indexes`, `policies`, `made`: what migrations are written with
+//! - `ground`: the connections that they run on
 
 mod dialect;
+mod ground;
 mod indexes;
 mod m20261124_000001_core;
 mod m20261124_000002_jobs;
@@ -26,8 +28,9 @@ mod runner;
 mod usage;
 mod verify;
 
+pub use ground::Target;
 pub use plan::{Plan, Planned, plan};
-pub use runner::{MigrateError, State, down, pending, status, up};
+pub use runner::{MigrateError, State, down, newer, pending, status, up};
 use sea_orm_migration::prelude::*;
 pub use usage::{IndexUse, UsageError, usage};
 pub use verify::{Finding, Kind, Problem, Verdict, VerifyError, verify};

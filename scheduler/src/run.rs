@@ -206,7 +206,8 @@ async fn keep(ground: Ground, job: &'static str, token: i64, lost: CancellationT
     loop {
         sleep(ground.lease / 3).await;
         let begun = Instant::now();
-        let renewing = lease::renew(&ground.db, job, token, ground.lease);
+        let reserved = ground.db.reserved();
+        let renewing = lease::renew(&reserved, job, token, ground.lease);
         // On SQLite it may wait for a long transaction of this very run; nobody else can take the lease over meanwhile.
         let renewing = if ground.db.backend() == DbBackend::Sqlite {
             renewing.await

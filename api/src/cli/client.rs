@@ -3,14 +3,17 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url, header::RETRY_AFTER};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::{Usage, output};
 use crate::config::{Config, Secret};
 
 /// How long a server may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Before a server that is busy is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// A running server.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(super) struct Server {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Value,
+    /// True where it says that it may be asked again.
+    busy: bool,
 }
 
 impl Answer {
@@ -83,8 +88,23 @@ impl Server {
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Answer> {
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
+        let busy = status == StatusCode::SERVICE_UNAVAILABLE && response.headers().contains_key(RETRY_AFTER);
         let bytes = response.bytes().await.map_err(|error| self.unreachable(error))?;
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or_default() })
+        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or_default(), busy })
+    }
+
+    /// Sends a request that does no harm when it comes twice, and sends it again for a while as long as the server is busy: one that a slow
+    /// disk holds up says so, and Stripe would come again as well.
+    pub(super) async fn insist(&self, request: RequestBuilder) -> Result<Answer> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(again) = request.try_clone() else { return self.send(request).await };
+            let answer = self.send(again).await?;
+            if !answer.busy || Instant::now() + PAUSE > deadline {
+                return Ok(answer);
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     pub(super) async fn get(&self, token: Option<&Secret>, path: &str, query: &[(&str, &str)]) -> Result<Answer> {
@@ -96,7 +116,18 @@ impl Server {
         if let Some(token) = token {
             request = request.bearer_auth(token.expose());
         }
-        self.send(request).await
+        self.insist(request).await
+    }
+
+    /// An answer that is no JSON.
+    pub(super) async fn text(&self, token: Option<&Secret>, path: &str) -> Result<(StatusCode, String)> {
+        let mut request = self.request(Method::GET, path);
+        if let Some(token) = token {
+            request = request.bearer_auth(token.expose());
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        Ok((status, response.text().await.map_err(|error| self.unreachable(error))?))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {

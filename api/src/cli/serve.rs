@@ -56,7 +56,12 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
                  and TRUEUP_ADMIN_TOKEN"
             );
         }
-        let text = welcome(&started.url(), &database, &command_name(), made.as_ref(), io::stdout().is_terminal());
+        let mut text = welcome(&started.url(), &database, &command_name(), made.as_ref(), io::stdout().is_terminal());
+        if let Some(figures) = started.figures {
+            let scheme = if started.encrypted { "https" } else { "http" };
+            let _ =
+                write!(text, "\nThe figures for Prometheus have a listener of their own: {scheme}://{figures}/metrics");
+        }
         // A server goes on when nobody listens to what it says.
         let _ = output::line(text);
     };

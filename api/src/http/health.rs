@@ -1,10 +1,14 @@
 //! Is it alive, is it ready, how is it doing.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use billing::db::obstacle;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use super::{
     Tag,
@@ -15,6 +19,12 @@ use crate::{app::App, scrape::Scrape};
 /// How long a part may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a row that could be written tells that others can be.
+const WRITTEN: Duration = Duration::from_secs(5);
+
+/// How long a batch of webhooks that could not be stored tells that others cannot be either.
+const TROUBLE: Duration = Duration::from_secs(10);
+
 /// A processor that has not been seen for so long is stuck: its loop turns at least every five seconds and a batch ends within ten.
 const LIFELESS: Duration = Duration::from_secs(15);
 
@@ -22,6 +32,8 @@ const LIFELESS: Duration = Duration::from_secs(15);
 pub(super) struct HealthApi {
     app: App,
     scrape: Scrape,
+    /// When a row was written last, only to see whether it can be.
+    written: Arc<Mutex<Option<Instant>>>,
 }
 
 impl fmt::Debug for HealthApi {
@@ -63,7 +75,7 @@ impl Part {
 struct Readiness {
     /// True where every part is well.
     ready: bool,
-    /// Whether it answers.
+    /// Whether it answers and takes writes.
     database: Part,
     /// Whether the schema is that of this version.
     migrations: Part,
@@ -111,17 +123,41 @@ impl HealthApi {
 
 impl HealthApi {
     pub(super) fn new(app: App) -> Self {
-        Self { scrape: Scrape::new(app.clone()), app }
+        Self { scrape: Scrape::new(app.clone()), app, written: Arc::default() }
     }
 
     async fn database(&self) -> Part {
         match timeout(PATIENCE, self.app.db.ping()).await {
-            Ok(Ok(())) => Part::ok(),
+            Ok(Ok(())) => self.writes().await,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "not ready: the database does not answer");
                 Part::failed("the database does not answer; the server's log tells why")
             }
             Err(_) => Part::failed(format!("the database did not answer within {} s", PATIENCE.as_secs())),
+        }
+    }
+
+    /// What answers may still not be written. What could not be stored just now tells more than a small row that could: a disk that is full
+    /// has room for one now and then.
+    async fn writes(&self) -> Part {
+        let unwritten = |why| Part::failed(format!("the database cannot be written: {why}"));
+        if let Some((_, why)) = self.app.inbox.trouble().filter(|(ago, _)| *ago < TROUBLE) {
+            return unwritten(why);
+        }
+        let mut written = self.written.lock().await;
+        if written.is_some_and(|at| at.elapsed() < WRITTEN) {
+            return Part::ok();
+        }
+        match timeout(PATIENCE, self.app.db.probe()).await {
+            Ok(Ok(())) => {
+                *written = Some(Instant::now());
+                Part::ok()
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "not ready: the database cannot be written");
+                unwritten(obstacle(&error))
+            }
+            Err(_) => Part::failed(format!("the database did not take a write within {} s", PATIENCE.as_secs())),
         }
     }
 

@@ -40,6 +40,12 @@ impl RouteTable {
         }
     }
 
+    /// Every address and what it takes.
+    pub(super) fn addresses(&self) -> Vec<(String, Vec<String>)> {
+        let methods = |route: &Route| route.methods.split(", ").map(str::to_owned).collect();
+        self.0.iter().map(|route| (route.label.clone(), methods(route))).collect()
+    }
+
     /// The label of what the router matched.
     pub(super) fn label(&self, pattern: Option<&str>) -> &str {
         pattern.and_then(|pattern| self.find(pattern)).map_or(OTHER, |route| &route.label)

@@ -1,13 +1,23 @@
 //! The database: one pool, and one way to write.
 //!
-//! - [`Db`]: connections and transactions; [`PoolState`]: how the pool stands
+//! - [`Db`]: connections and transactions, made as [`DbOptions`] say; [`PoolState`]: how the pool stands
+//! - [`Reader`], [`Tx`]: single statements and transactions, with or without a session
+//! - [`Refusal`]: why no connection came about, where trying again is of no use
 //! - [`Watched`]: what goes between, so that metrics see every statement
+//! - [`Db::probe`], [`obstacle`]: whether it takes writes, and why not
 //!
 //! `SQLite` has one writer at a time. A transaction that reads first and writes later may find, when it comes to write, that
 //! another wrote in between; no waiting cures that. So every write goes through [`Db::write`], which begins `IMMEDIATE` and lets
 //! the writers of this process queue in memory, in order, instead of polling the file's lock.
+//!
+//! PostgreSQL may stand behind a pooler that hands its connections on after each transaction: see [`session`].
 
+mod connect;
+mod options;
 mod pool;
+mod probe;
+mod refusal;
+mod session;
 mod watch;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
@@ -15,10 +25,10 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use entity::Time;
 use log::LevelFilter;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait, metric,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode,
+    TransactionOptions, metric,
     sqlx::{
-        self, Connection as _, PgConnection,
+        self,
         postgres::PgSeverity,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
@@ -28,33 +38,19 @@ use tokio::{
     time::Instant,
 };
 
-use self::watch::{Wanting, Watch};
 pub use self::{
+    options::{DbOptions, Pooler},
     pool::PoolState,
+    probe::obstacle,
+    refusal::Refusal,
+    session::{Reader, Tx},
     watch::{DbNews, DbObserver, Fault, Watched},
 };
+use self::{
+    session::Pooled,
+    watch::{Wanting, Watch},
+};
 use crate::store::{fence, inbox};
-
-/// How to connect.
-#[derive(Debug, Clone)]
-pub struct DbOptions {
-    /// Connections in the pool.
-    pub max_connections: u32,
-    /// How long a caller waits for a connection.
-    pub acquire_timeout: Duration,
-    /// How long a statement may run (PostgreSQL); a lock may be waited for a third of it.
-    pub statement_timeout: Duration,
-}
-
-impl Default for DbOptions {
-    fn default() -> Self {
-        Self {
-            max_connections: 10,
-            acquire_timeout: Duration::from_secs(3),
-            statement_timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// The lease under which a job writes. Its token rises whenever somebody else takes the lease over, so a run that was thought dead and
 /// comes back can write nothing any more.
@@ -69,55 +65,59 @@ pub struct Fence {
 /// A pool of connections to one database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Db {
-    connection: Watched<DatabaseConnection>,
+    connection: Watched<Reader>,
+    /// The connections that are kept for what must not wait; none on `SQLite`.
+    reserved: Option<DatabaseConnection>,
     backend: DbBackend,
     sqlite_writer: Arc<Mutex<()>>,
     fence: Option<Arc<Fence>>,
 }
 
-/// At this level the pool tells how long each caller waited for a connection.
+/// At this level the pool tells whoever subscribes to `sqlx::pool::acquire` how long each caller waited for a connection.
 const ACQUIRE_LEVEL: LevelFilter = LevelFilter::Info;
 
 impl Db {
     /// Connects. A `SQLite` file, and the folder it is to lie in, are made where missing.
+    ///
+    /// # Errors
+    /// Those of the database; [`Refusal::of`] tells which of them no second try mends.
     pub async fn connect(url: &str, options: &DbOptions) -> Result<Self, DbErr> {
+        if !url.starts_with("sqlite:") {
+            let connect::Connected { shared, reserved, begin } = connect::connect(url, options).await?;
+            return Ok(Self { reserved, ..Self::over(shared, begin) });
+        }
+        make_folder(url)?;
         let mut connect = ConnectOptions::new(url);
         connect
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
             .connect_timeout(options.acquire_timeout)
             .sqlx_logging(false)
-            // How long each caller waited is told to whoever subscribes to `sqlx::pool::acquire`.
-            .map_sqlx_postgres_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL))
             .map_sqlx_sqlite_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL));
-        if url.starts_with("sqlite:") {
-            make_folder(url)?;
-            connect.map_sqlx_sqlite_opts(|sqlite| {
-                sqlite
-                    .create_if_missing(true)
-                    .journal_mode(SqliteJournalMode::Wal)
-                    // What is acknowledged must survive a power cut, not only a crash of this process.
-                    .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(Duration::from_secs(5))
-                    .foreign_keys(true)
-                    .pragma("temp_store", "memory")
-            });
-        } else {
-            let millis = options.statement_timeout.as_millis();
-            // Once without the pool: it would try until its time is up, and then know only that.
-            let probe = PgConnection::connect(url);
-            let refused = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
-            match tokio::time::timeout(options.acquire_timeout, probe).await {
-                Ok(probe) => probe.map_err(refused)?.close().await.map_err(refused)?,
-                Err(_) => return Err(refused(sqlx::Error::PoolTimedOut)),
-            }
-            connect.map_sqlx_postgres_opts(move |postgres| {
-                postgres
-                    .application_name("trueup")
-                    .options([("statement_timeout", millis.to_string()), ("lock_timeout", (millis / 3).to_string())])
-            });
+        if let Some(threshold) = options.slow_statement {
+            connect
+                .sqlx_logging(true)
+                .sqlx_logging_level(LevelFilter::Off)
+                .sqlx_slow_statements_logging_settings(LevelFilter::Warn, threshold);
         }
+        connect.map_sqlx_sqlite_opts(|sqlite| {
+            sqlite
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                // What is acknowledged must survive a power cut, not only a crash of this process.
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(Duration::from_secs(5))
+                .foreign_keys(true)
+                .pragma("temp_store", "memory")
+        });
         Ok(Self::from(Database::connect(connect).await?))
+    }
+
+    fn over(connection: DatabaseConnection, begin: Option<Arc<str>>) -> Self {
+        let (backend, watch) = (connection.get_database_backend(), Arc::<Watch>::default());
+        let pooled = begin.map(|begin| Pooled { begin, watch: Arc::clone(&watch) });
+        let connection = Watched { inner: Reader { connection, pooled }, watch, from_pool: true };
+        Self { connection, reserved: None, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
     }
 
     /// The same database, where `observer` is told of everything that is asked of it by handles that are made of this one.
@@ -125,13 +125,36 @@ impl Db {
     pub fn observed(mut self, observer: DbObserver) -> Self {
         self.connection.watch.listen(Arc::clone(&observer));
         let told = move |info: &metric::Info<'_>| observer(DbNews::Answered { seconds: info.elapsed.as_secs_f64() });
-        self.connection.inner.set_metric_callback(told);
+        if let Some(reserved) = &mut self.reserved {
+            reserved.set_metric_callback(told.clone());
+        }
+        self.connection.inner.connection.set_metric_callback(told);
         self
     }
 
-    /// The pool, for reading.
-    pub fn reader(&self) -> &Watched<DatabaseConnection> {
+    /// Where single statements are run: reads, and on PostgreSQL writes that are one statement.
+    pub fn reader(&self) -> &Watched<Reader> {
         &self.connection
+    }
+
+    /// The pool itself, for those who change the schema. Behind a pooler ([`Db::is_pooled`]) nothing may be asked of it directly.
+    pub fn connection(&self) -> &DatabaseConnection {
+        &self.connection.inner.connection
+    }
+
+    /// True behind a pooler in transaction mode, which keeps no sessions: no `LISTEN`, no session's settings, nothing prepared.
+    pub fn is_pooled(&self) -> bool {
+        self.connection.inner.pooled.is_some()
+    }
+
+    /// The same database by connections that requests and jobs do not use: what stores webhooks or renews a lease must not wait behind them.
+    #[must_use]
+    pub fn reserved(&self) -> Self {
+        let mut reserved = self.clone();
+        if let Some(connection) = &self.reserved {
+            reserved.connection.inner.connection = connection.clone();
+        }
+        reserved
     }
 
     fn watch(&self) -> &Arc<Watch> {
@@ -170,50 +193,41 @@ impl Db {
     }
 
     async fn begin(&self) -> Result<WriteTx, DbErr> {
-        let turn = match self.backend {
-            DbBackend::Sqlite => Some(Arc::clone(&self.sqlite_writer).lock_owned().await),
-            _ => None,
+        let (turn, mode) = match self.backend {
+            DbBackend::Sqlite => {
+                let turn = Arc::clone(&self.sqlite_writer).lock_owned().await;
+                (Some(turn), Some(SqliteTransactionMode::Immediate))
+            }
+            _ => (None, None),
         };
+        let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
         let (begun, wanting) = (Instant::now(), Wanting::of(self.watch()));
-        let tx = self.watch().noted(begun, self.begin_in_pool().await)?;
+        let tx = self.watch().noted(begun, self.connection.inner.begin(options).await)?;
         let tx = Watched { inner: tx, watch: Arc::clone(self.watch()), from_pool: false };
         Ok(WriteTx { tx, _wanting: wanting, _turn: turn })
     }
 
-    async fn begin_in_pool(&self) -> Result<DatabaseTransaction, DbErr> {
-        if self.backend == DbBackend::Sqlite {
-            let immediate = TransactionOptions {
-                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                ..TransactionOptions::default()
-            };
-            return self.connection.inner.begin_with_options(immediate).await;
-        }
-        // As a task: whoever gives up while `BEGIN` is on its way would otherwise leave the connection within a transaction that nobody
-        // knows of (sqlx-postgres 0.9 counts a transaction only once it is answered, and takes back only what it counts). The next
-        // statement on that connection would be answered, and never be committed.
-        let connection = self.connection.inner.clone();
-        let beginning = tokio::spawn(async move { connection.begin_with_options(TransactionOptions::default()).await });
-        beginning
-            .await
-            .map_err(|error| DbErr::Conn(RuntimeErr::Internal(format!("a transaction could not be begun: {error}"))))?
-    }
-
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<(), DbErr> {
-        self.connection.inner.ping().await
+        if self.is_pooled() {
+            // The pooler answers less than a statement by itself.
+            return self.reader().execute_unprepared("SELECT 1").await.map(|_| ());
+        }
+        self.connection().ping().await
     }
 
     /// Closes the pool.
     pub async fn close(self) -> Result<(), DbErr> {
-        self.connection.inner.close().await
+        if let Some(reserved) = self.reserved {
+            reserved.close().await?;
+        }
+        self.connection.inner.connection.close().await
     }
 }
 
 impl From<DatabaseConnection> for Db {
     fn from(connection: DatabaseConnection) -> Self {
-        let backend = connection.get_database_backend();
-        let connection = Watched { inner: connection, watch: Arc::default(), from_pool: true };
-        Self { connection, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
+        Self::over(connection, None)
     }
 }
 
@@ -221,7 +235,7 @@ impl From<DatabaseConnection> for Db {
 #[derive(Debug)]
 pub struct WriteTx {
     // Declared before the turn: the transaction ends before the next writer begins.
-    tx: Watched<DatabaseTransaction>,
+    tx: Watched<Tx>,
     _wanting: Wanting,
     _turn: Option<OwnedMutexGuard<()>>,
 }
@@ -235,8 +249,8 @@ impl WriteTx {
 }
 
 impl Deref for WriteTx {
-    type Target = Watched<DatabaseTransaction>;
-    fn deref(&self) -> &Watched<DatabaseTransaction> {
+    type Target = Watched<Tx>;
+    fn deref(&self) -> &Watched<Tx> {
         &self.tx
     }
 }

@@ -18,13 +18,16 @@ pub struct PoolState {
 }
 
 impl Db {
-    /// How the pool stands at this moment; none once it is closed. It asks nothing of the database.
+    /// How the pool stands at this moment, with the connections that are reserved; none once it is closed. It asks nothing of the database.
     pub fn pool(&self) -> Option<PoolState> {
-        let connection = &self.reader().inner;
-        let (closed, size, idle, most) = match self.backend() {
-            DbBackend::Postgres => look(connection.get_postgres_connection_pool()),
-            _ => look(connection.get_sqlite_connection_pool()),
-        };
+        let (closed, size, idle, most) = [Some(self.connection()), self.reserved.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|connection| match self.backend() {
+                DbBackend::Postgres => look(connection.get_postgres_connection_pool()),
+                _ => look(connection.get_sqlite_connection_pool()),
+            })
+            .fold((false, 0, 0, 0), |sum, one| (sum.0 || one.0, sum.1 + one.1, sum.2 + one.2, sum.3 + one.3));
         if closed {
             return None;
         }

@@ -139,7 +139,7 @@ impl Watch {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, news: DbNews) {
+    pub(super) fn tell(&self, news: DbNews) {
         if let Some(observer) = self.observer.get() {
             observer(news);
         }

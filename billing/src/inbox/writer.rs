@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,8 +22,9 @@ use uuid::Uuid;
 
 use super::Arrival;
 use crate::{
-    db::{Blame, Db, blame},
+    db::{Blame, Db, blame, obstacle},
     event::VerifiedEvent,
+    panics::{supervised, survived},
     store::inbox::{NewEvent, insert},
 };
 
@@ -154,7 +155,11 @@ pub struct Inbox {
     room: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     options: Arc<InboxOptions>,
+    trouble: Trouble,
 }
+
+/// Since when, and why, nothing could be stored; none where the last batch was.
+type Trouble = Arc<StdMutex<Option<(Instant, &'static str)>>>;
 
 impl Inbox {
     /// Starts the writers. `nudge` is notified whenever something new is to be applied. They stop, having written everything
@@ -164,6 +169,7 @@ impl Inbox {
         let receiver = Arc::new(Mutex::new(receiver));
         let options = Arc::new(options);
         let waiting = Arc::new(AtomicUsize::new(0));
+        let trouble = Trouble::default();
         let tasks = (0..options.writers)
             .map(|_| {
                 let writer = Writer {
@@ -172,12 +178,13 @@ impl Inbox {
                     options: Arc::clone(&options),
                     waiting: Arc::clone(&waiting),
                     nudge: Arc::clone(nudge),
+                    trouble: Arc::clone(&trouble),
                 };
-                tokio::spawn(writer.run())
+                tokio::spawn(async move { supervised("writer of the inbox", || writer.run()).await })
             })
             .collect();
         let room = Arc::new(Semaphore::new(options.queue_bytes));
-        (Self { queue, room, waiting, options }, tasks)
+        (Self { queue, room, waiting, options, trouble }, tasks)
     }
 
     /// Stores an event and returns once it is committed.
@@ -199,9 +206,16 @@ impl Inbox {
         })?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(ReceiveError::Stopping),
+            Ok(Err(_)) if self.queue.is_closed() => Err(ReceiveError::Stopping),
+            Ok(Err(_)) => Err(ReceiveError::Unavailable),
             Err(_) => Err(ReceiveError::Unavailable),
         }
+    }
+
+    /// How long ago a batch could not be stored, and why; none where one was stored since.
+    pub fn trouble(&self) -> Option<(Duration, &'static str)> {
+        let (at, why) = (*self.trouble.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some((at.elapsed(), why))
     }
 
     /// Deliveries that wait for their commit.
@@ -243,13 +257,20 @@ struct Writer {
     options: Arc<InboxOptions>,
     waiting: Arc<AtomicUsize>,
     nudge: Arc<Notify>,
+    trouble: Trouble,
 }
 
 impl Writer {
-    async fn run(self) {
+    async fn run(&self) {
         while let Some(batch) = self.gather().await {
             let size = batch.len();
-            self.store(batch).await;
+            // Whoever waits for what a panic took along is told to send again.
+            if survived(self.store(batch)).await.is_err() {
+                tracing::error!(
+                    events = size,
+                    "storing webhooks panicked, which is a bug in Trueup; Stripe sends them again"
+                );
+            }
             self.waiting.fetch_sub(size, Ordering::Relaxed);
         }
     }
@@ -269,6 +290,8 @@ impl Writer {
     }
 
     async fn store(&self, batch: Vec<Waiting>) {
+        #[cfg(test)]
+        batch.iter().for_each(|waiting| crate::panics::ordered("stored", waiting.event.event_id.as_str()));
         // Whoever gave up waiting was told to send again.
         let (events, waiters) = fold(batch);
         let deadline = waiters.values().flatten().map(|waiter| waiter.deadline).max();
@@ -283,6 +306,11 @@ impl Writer {
             }
             Err(Failure::Data(events)) => self.store_one_by_one(events, ids, waiters, deadline).await,
         }
+    }
+
+    fn note(&self, trouble: Option<&'static str>) {
+        let trouble = trouble.map(|why| (Instant::now(), why));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     async fn insert(&self, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
@@ -309,13 +337,20 @@ impl Writer {
         loop {
             let attempt = timeout_at(deadline, self.insert(&events)).await;
             let error = match attempt {
-                Ok(Ok(recorded)) => return Ok(recorded.into_iter().collect()),
+                Ok(Ok(recorded)) => {
+                    self.note(None);
+                    return Ok(recorded.into_iter().collect());
+                }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(Failure::Surroundings),
+                Err(_) => {
+                    self.note(Some("it does not answer in time"));
+                    return Err(Failure::Surroundings);
+                }
             };
             if blame(&error) == Blame::Data {
                 return Err(Failure::Data(events));
             }
+            self.note(Some(obstacle(&error)));
             tracing::warn!(error = %error, events = events.len(), "the database did not take a batch of webhooks; trying again");
             if Instant::now() + pause >= deadline {
                 return Err(Failure::Surroundings);

@@ -28,6 +28,7 @@ use crate::{
     db::{Blame, WriteTx, blame, is_out_of_locks},
     events::{self, Reading, Told},
     facts::{Merge, Rank, Stamp},
+    panics::{Panicked, caught, survived},
     skip::{Skip, SkipReason},
     store::{
         failures,
@@ -59,13 +60,15 @@ enum Trouble {
     Surroundings(DbErr),
     /// Somebody else holds them by now.
     LeaseLost,
+    /// A mistake of ours, over one of them.
+    Panic,
 }
 
 impl Trouble {
     /// Whether half of the events may fare better.
     fn halves(&self) -> bool {
         match self {
-            Self::Data(_) => true,
+            Self::Data(_) | Self::Panic => true,
             Self::Surroundings(error) => is_out_of_locks(error),
             Self::LeaseLost => false,
         }
@@ -129,7 +132,7 @@ impl Processor {
     }
 
     async fn renew(&self, token: Uuid) -> Result<(), DbErr> {
-        let tx = self.db.write().await?;
+        let tx = self.db.reserved().write().await?;
         inbox::renew(&*tx, token, self.options.lease.as_secs_f64()).await?;
         tx.commit().await
     }
@@ -168,6 +171,7 @@ impl Processor {
                 Read::Wants(row, want) => wanting.push((row, want)),
                 Read::Nothing(row, skip) => self.skip(token, &row, &skip, pass).await,
                 Read::Unreadable(row, error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
+                Read::Panicked(row) => self.fail(token, &row, "panic", &chain(&Panicked), pass).await,
             }
         }
         let wanting =
@@ -201,8 +205,13 @@ impl Processor {
                 groups.push(group);
                 break;
             }
-            match self.apply_group(token, &group, pass).await {
+            // A panic leaves the transaction unfinished, which undoes it.
+            let applied = survived(self.apply_group(token, &group, pass)).await;
+            match applied.unwrap_or(Err(Trouble::Panic)) {
                 Ok(()) => {}
+                Err(Trouble::Panic) if group.len() == 1 => {
+                    self.fail(token, &group[0].row, "panic", &chain(&Panicked), pass).await;
+                }
                 Err(Trouble::Data(error)) if group.len() == 1 => {
                     let row = &group[0].row;
                     self.fail(token, row, "database", &chain(&error), pass).await;
@@ -218,7 +227,8 @@ impl Processor {
                     pass.disturbed = true;
                     break;
                 }
-                Err(Trouble::LeaseLost) => {
+                // A group of several was halved above.
+                Err(Trouble::Panic | Trouble::LeaseLost) => {
                     tracing::warn!("a claim ran out while its events were applied; nothing of that was kept");
                     pass.disturbed = true;
                     break;
@@ -236,9 +246,15 @@ impl Processor {
     fn read(&self, row: ClaimedRow) -> Read {
         let at = row.stripe_created_at.unwrap_or(row.created_at);
         let stamp = Stamp { at, event_id: row.event_id.to_string() };
-        let reading = match events::read(&row.event_type, &row.payload, &stamp) {
-            Ok(reading) => reading,
-            Err(error) => return Read::Unreadable(row, error),
+        let reading = caught(|| {
+            #[cfg(test)]
+            crate::panics::ordered("read", row.event_id.as_str());
+            events::read(&row.event_type, &row.payload, &stamp)
+        });
+        let reading = match reading {
+            Ok(Ok(reading)) => reading,
+            Ok(Err(error)) => return Read::Unreadable(row, error),
+            Err(Panicked) => return Read::Panicked(row),
         };
         let has_key = self.stripe.is_some();
         match reading {
@@ -294,6 +310,8 @@ impl Processor {
         let rules = Rules { catalog: &self.catalog, policy: &self.policy, now };
         let mut applied: Vec<Applied> = Vec::with_capacity(group.len());
         for event in group {
+            #[cfg(test)]
+            crate::panics::ordered("applied", event.row.event_id.as_str());
             let source = match event.row.source {
                 EventSource::Recovery => ChangeSource::Recovery,
                 EventSource::Webhook | EventSource::Replay => ChangeSource::Webhook,
@@ -472,6 +490,7 @@ enum Read {
     Wants(ClaimedRow, Want),
     Nothing(ClaimedRow, Skip),
     Unreadable(ClaimedRow, events::Unreadable),
+    Panicked(ClaimedRow),
 }
 
 /// The subscription that a checkout sold, where the checkout would give access.
@@ -499,4 +518,84 @@ fn worth_a_look(world: &World, group: &[Ready]) -> Vec<(SubscriptionId, Option<T
 fn distinct_emails(applied: &[Applied]) -> Vec<crate::apply::QueuedEmail> {
     let mut keys = std::collections::HashSet::new();
     applied.iter().filter_map(|a| a.email.clone()).filter(|email| keys.insert(email.dedupe_key.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sea_orm::EntityTrait;
+    use testkit::{TestDb, on_each};
+
+    use super::*;
+    use crate::{
+        catalog::Catalog,
+        db::{Db, DbOptions},
+        event,
+        inbox::{Arrival, Inbox, InboxOptions, Receipt, ReceiveError},
+        policy::Policy,
+        processor::ProcessorOptions,
+        signature::{Tolerance, WebhookSecret, sign},
+    };
+
+    async fn receive(inbox: &Inbox, id: &str, second: i64) -> Result<Receipt, ReceiveError> {
+        let body = serde_json::json!({
+            "id": id, "object": "event", "type": "customer.created", "created": second, "livemode": false, "api_version": "2025-03-31.basil",
+            "data": { "object": { "id": format!("cus_{second}"), "object": "customer", "email": null, "created": second } },
+        });
+        let body = body.to_string();
+        let (secret, now) = (WebhookSecret::parse("whsec_test").expect("a secret"), chrono::Utc::now());
+        let signature = sign(&secret, now.timestamp(), body.as_bytes());
+        let event = event::verify(body.as_bytes(), Some(signature.as_bytes()), &[secret], now, Tolerance::default());
+        inbox.receive(event.expect("as signed"), Arrival::Apply).await
+    }
+
+    #[test]
+    fn a_panic_while_webhooks_are_stored_is_a_503_for_them_and_the_next_are_stored() {
+        on_each(|database: TestDb| async move {
+            let db = Db::connect(database.url(), &DbOptions::default()).await.expect("the test's database answers");
+            let options = InboxOptions { writers: 1, ..InboxOptions::default() };
+            let (inbox, _writers) = Inbox::start(&db, options, &Arc::new(Notify::new()));
+            for _ in 0..3 {
+                let refused = receive(&inbox, "evt_panics_stored", 1_700_000_000).await;
+                assert!(matches!(refused, Err(ReceiveError::Unavailable)), "{refused:?}");
+            }
+            receive(&inbox, "evt_1", 1_700_000_000).await.expect("stored");
+            // Whoever waited is told before they are counted as gone.
+            let none_waits = async {
+                while inbox.waiting() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), none_waits).await.expect("nobody is counted for ever");
+        });
+    }
+
+    #[test]
+    fn a_panic_costs_its_event_one_attempt_and_its_neighbours_nothing() {
+        on_each(|database: TestDb| async move {
+            let db = Db::connect(database.url(), &DbOptions::default()).await.expect("the test's database answers");
+            let (inbox, _writers) = Inbox::start(&db, InboxOptions::default(), &Arc::new(Notify::new()));
+            let ids = ["evt_1", "evt_panics_read", "evt_2", "evt_panics_applied", "evt_3"];
+            for (second, id) in (1_700_000_000..).zip(ids) {
+                receive(&inbox, id, second).await.expect("stored");
+            }
+            let (catalog, policy) = (Arc::new(Catalog::default()), Arc::new(Policy::default()));
+            let processor = Processor::new(db.clone(), catalog, policy, ProcessorOptions::default(), None);
+            let pass = processor.run_once(&CancellationToken::new()).await.expect("the processor lives");
+            let count = |outcome| pass.outcomes.get(&outcome).copied().unwrap_or(0);
+            assert_eq!((count(Outcome::Applied), count(Outcome::Retried)), (3, 2), "{pass:?}");
+            assert!(!pass.disturbed);
+            for row in entity::stripe_webhooks::Entity::find().all(db.reader()).await.expect("rows") {
+                let panics = row.event_id.as_str().contains("panics");
+                assert_eq!(row.processing_attempts, 1, "{}", row.event_id.as_str());
+                let wanted = if panics { ProcessingStatus::Pending } else { ProcessingStatus::Completed };
+                assert_eq!(row.processing_status, wanted, "{}", row.event_id.as_str());
+                assert!(row.claim_token.is_none() && row.crashes == 0, "given back, and nobody has died");
+                let told = row.processing_error.unwrap_or_default();
+                assert_eq!(told.contains("panicked"), panics, "{told}");
+                assert!(!told.contains("secret"), "{told}");
+            }
+        });
+    }
 }

@@ -35,6 +35,7 @@ use super::{
 use crate::{
     events::{self, Reading, Told},
     facts::{Rank, Stamp},
+    panics::{Panicked, caught, survived},
     skip::Skip,
     store::{
         inbox::{ClaimedRow, Mark},
@@ -221,7 +222,7 @@ impl Processor {
         for ((resource, can_do_without), events) in groups {
             let (on, stripe, away) = (self.clone(), Arc::clone(stripe), Arc::clone(&away));
             let call = async move {
-                let result = on.fetch(stripe.as_ref(), &resource, can_do_without, &away).await;
+                let result = survived(on.fetch(stripe.as_ref(), &resource, can_do_without, &away)).await;
                 (result, events)
             };
             fetching.spawn(call.in_current_span());
@@ -239,7 +240,11 @@ impl Processor {
             let (mut ready, mut postponed) = (Vec::new(), Vec::new());
             for (result, events) in arrived.into_iter().flatten() {
                 for Wanting { row, want, .. } in events {
-                    match self.supplied(token, row, want, &result, pass).await {
+                    let Ok(result) = &result else {
+                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        continue;
+                    };
+                    match self.supplied(token, row, want, result, pass).await {
                         Supplied::Ready(event) => ready.push(event),
                         Supplied::Postponed(mark) => postponed.push(mark),
                         Supplied::Ended => {}
@@ -300,7 +305,15 @@ impl Processor {
     ) -> Supplied {
         match (want, result) {
             (Want::Subscription { told, stamp, id }, result) => {
-                let fetched = result.clone().and_then(|fetched| objects::told_of(&fetched.object, fetched.at));
+                let told_of = |fetched: &Fetched| caught(|| objects::told_of(&fetched.object, fetched.at));
+                let fetched = match result.as_ref().map(told_of) {
+                    Ok(Ok(told)) => told,
+                    Ok(Err(Panicked)) => {
+                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        return Supplied::Ended;
+                    }
+                    Err(error) => Err(error.clone()),
+                };
                 let (told, fetched) = match fetched {
                     Ok(fetched) => (Box::new(without_snapshot(*told)), Some(Box::new(fetched))),
                     Err(error) => {
@@ -313,7 +326,12 @@ impl Processor {
             }
             (Want::Object(_), Ok(fetched)) => {
                 let stamp = Stamp { at: fetched.at, event_id: row.event_id.to_string() };
-                match events::read_fetched(&row.event_type, &fetched.object, &stamp) {
+                let reading = caught(|| events::read_fetched(&row.event_type, &fetched.object, &stamp));
+                let Ok(reading) = reading else {
+                    self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                    return Supplied::Ended;
+                };
+                match reading {
                     Ok(Reading::Told(told)) => {
                         return Supplied::Ready(Ready { row, stamp, told, fetched: None, partial: None });
                     }

@@ -318,6 +318,9 @@ pub(crate) struct Open {
 /// The user's row orders all calls for one user: who waited for it looks at it anew, by the clock of that moment. Two calls with one new
 /// key at the same moment both get as far as the record, and there the second finds the first one's: an amount of 0 is refused by the
 /// table, nothing of the statement is kept, and the caller looks again. A key that was released counts anew.
+///
+/// The ledger's row is written as if it might be missing: where the user's row was waited for while another opened the window, that row of
+/// the ledger is younger than this statement, whose UPDATE would pass it over; only ON CONFLICT finds it.
 const POSTGRES_TAKE: &str = "
 WITH u AS (
     UPDATE users AS u SET usage_count = u.usage_count + $2, updated_at = clock_timestamp()
@@ -325,10 +328,11 @@ WITH u AS (
         AND (u.usage_limit IS NULL OR u.usage_count <= u.usage_limit - $2)
         AND NOT EXISTS (SELECT FROM usage_records AS k
             WHERE k.user_id = $1 AND k.idempotency_key = $3::text AND k.released_at IS NULL)
-    RETURNING u.id, u.usage_source, u.usage_period_start, u.usage_period_end, u.usage_count, u.usage_limit
+    RETURNING u.id, u.usage_source, u.usage_period_start, u.usage_period_end, u.usage_count, u.usage_limit, u.subscription_tier
 ), p AS (
-    UPDATE usage_periods AS p SET used = u.usage_count
-    FROM u WHERE p.user_id = u.id AND p.source = u.usage_source AND p.period_start = u.usage_period_start
+    INSERT INTO usage_periods (user_id, source, period_start, period_end, used, usage_limit, tier)
+    SELECT id, usage_source, usage_period_start, usage_period_end, usage_count, usage_limit, subscription_tier FROM u
+    ON CONFLICT (user_id, source, period_start) DO UPDATE SET used = excluded.used
 ), k AS (
     INSERT INTO usage_records AS k (user_id, idempotency_key, source, period_start, amount, created_at)
     SELECT u.id, $3::text, u.usage_source, u.usage_period_start, $2, clock_timestamp() FROM u WHERE $3::text IS NOT NULL

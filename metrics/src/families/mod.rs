@@ -9,6 +9,7 @@ use prometheus::{
 
 use crate::{
     database::DatabaseFamilies,
+    edge::EdgeFamilies,
     inbox::InboxFamilies,
     jobs::JobFamilies,
     labels::{EmailKind, EmailOutcome, EventOutcome, HttpMethod, RejectReason, StatusClass, WebhookOutcome},
@@ -58,6 +59,7 @@ pub struct Metrics {
     pub(crate) users: UserFamilies,
     pub(crate) database: DatabaseFamilies,
     pub(crate) process: ProcessFamilies,
+    pub(crate) edge: EdgeFamilies,
     pub(crate) jobs: JobFamilies,
     pub(crate) reconcile: ReconcileFamilies,
     pub(crate) stripe: StripeFamilies,
@@ -88,7 +90,7 @@ impl Metrics {
             webhook_ack_seconds: histogram(
                 r,
                 "trueup_webhook_ack_duration_seconds",
-                "Time from a webhook's last byte to its answer, the commit included.",
+                "Time from a webhook's last byte to its acknowledgement, the commit included; deliveries that could not be stored are not in it.",
                 WAITS,
             ),
             events: counters(
@@ -183,6 +185,7 @@ impl Metrics {
             process: ProcessFamilies::register(r),
             jobs: JobFamilies::register(r, &parts),
             reconcile: ReconcileFamilies::new(r, &parts),
+            edge: EdgeFamilies::new(r),
             stripe: StripeFamilies::new(r),
             parts,
             event_types: event_types.into_iter().collect(),
@@ -232,8 +235,8 @@ impl Metrics {
         self.webhooks_rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// A delivery was answered after this many seconds.
-    pub fn webhook_answered_after(&self, seconds: f64) {
+    /// A delivery was stored and acknowledged after this many seconds.
+    pub fn webhook_acknowledged_after(&self, seconds: f64) {
         self.webhook_ack_seconds.observe(seconds);
     }
 

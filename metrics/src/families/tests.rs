@@ -96,7 +96,7 @@ fn an_event_type_nobody_knows_makes_no_series_of_its_own() {
 fn what_was_told_is_rendered() {
     let metrics = metrics();
     metrics.webhook_rejected(RejectReason::SignatureExpired);
-    metrics.webhook_answered_after(0.004);
+    metrics.webhook_acknowledged_after(0.004);
     metrics.events_done(EventOutcome::Applied, 3);
     metrics.batch_applied(3, 0.02);
     metrics.event_applied_after(1.5);

@@ -268,3 +268,35 @@ mod tests {
         assert_eq!(classes, ["2xx", "2xx", "3xx", "4xx", "4xx", "5xx", "5xx"]);
     }
 }
+
+label!(
+    /// Why a connection was not taken, or was cut.
+    RefusedConnection {
+        /// As many as may be open were, and each was being worked for.
+        Full = "full",
+        /// It had waited the longest for its client and gave way to a new one.
+        GaveWay = "gave-way",
+        /// The system had no file left for it.
+        NoFiles = "no-files",
+        /// The bodies that were coming in took as much memory as they may, and this one had come in the longest.
+        NoMemory = "no-memory",
+        /// It did not come to an understanding about encryption, or not in time.
+        Handshake = "handshake",
+        /// The head of a request did not come in time.
+        SlowHead = "slow-head",
+        /// Its client did not take an answer in time.
+        SlowReader = "slow-reader",
+    }
+);
+
+label!(
+    /// What a token opens.
+    TokenScope {
+        /// The host's routes, and the description of the API.
+        Api = "api",
+        /// The operators' routes.
+        Admin = "admin",
+        /// The figures.
+        Metrics = "metrics",
+    }
+);

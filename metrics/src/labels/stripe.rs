@@ -29,6 +29,8 @@ label!(
         SubscriptionItems = "subscription_items",
         /// A page of invoices.
         Invoices = "invoices",
+        /// The checkouts that sold a subscription.
+        CheckoutSessions = "checkout_sessions",
         /// A page of events.
         Events = "events",
         /// A page of webhook endpoints.

@@ -1,0 +1,112 @@
+"""Jobs, Stripe's API, our own API, the database and the process."""
+
+from common import ALL, ONE, YES_NO, alerts, api, grown, make, one, rate, runbook, shared
+from panels import BLUE, GREEN, GREY, RED, YELLOW, quantiles, query, row, series, stat, steps, table, timeline
+
+JOBS = api("Jobs", "Admin", "listJobs")
+RUNS = api("A job's runs", "Admin", "listJobRuns")
+IN_USE = one("trueup_database_pool_connections", 'state="in_use"')
+RUN = api("Run a job now", "Admin", "runJob")
+
+CONTENT = [
+    row("At a glance"),
+    stat("Replicas that answer", f"sum(up{{{ALL}}})", thresholds=steps((1, GREEN), first=RED), width=3, about="Of all that Prometheus knows of.",
+         links=[runbook("TrueupDown"), runbook("TrueupReplicaDown")]),
+    stat("Database", f"min({one('trueup_database_up')})", width=3, words=[(1, "answers", GREEN), (0, "away", RED)], sparkline=False,
+         about="Whether it answers every replica.", links=[runbook("TrueupDatabaseUnreachable")]),
+    stat("API key", f"min({one('trueup_stripe_key_ok')})", width=3, words=[(1, "taken", GREEN), (0, "refused", RED)], sparkline=False,
+         about="0 once Stripe refused the API key, until it takes it again.", links=[runbook("TrueupStripeKeyRefused")]),
+    stat("Endpoint at Stripe", f"max(trueup:stripe_endpoint_healthy:newest{{{ALL}}})", width=3, words=[(1, "healthy", GREEN), (0, "unhealthy", RED)],
+         sparkline=False, none="not looked yet", about="As whoever looked last saw it; once an hour.", links=[runbook("TrueupStripeEndpointUnhealthy")]),
+    stat("Clock", f"max(abs({one('trueup_stripe_clock_skew_seconds')}))", unit="s", width=3, thresholds=steps((60, YELLOW), (240, RED)), none="Stripe not asked yet",
+         about="How far the worst replica's clock is from Stripe's. Signatures are refused beyond 300 s.", links=[runbook("TrueupClockSkewed")]),
+    stat("Panics in a day", grown("trueup_panics_total", over="1d"), thresholds=steps((1, RED)), decimals=0, width=3, about="Each of them a mistake in Trueup.",
+         links=[runbook("TrueupPanics")]),
+    stat("Connections in use", f"max(sum by (instance) ({IN_USE}) / sum by (instance) ({one('trueup_database_pool_max_connections')}))", unit="percentunit", width=3, thresholds=steps((0.8, YELLOW), (1, RED)),
+         about="Of the fullest replica's pool.", links=[runbook("TrueupDatabasePoolExhausted")]),
+    stat("Version", f"count by (version) ({one('trueup_build_info')})", width=3, legend="{{version}}", sparkline=False,
+         about="How many replicas run which version; two only while an update rolls."),
+    alerts("TrueupJob.+|TrueupRuns.+|TrueupStripe.+|TrueupDatabase.+|TrueupDown|TrueupReplicaDown|TrueupRestarting|TrueupPanics|TrueupApi.+|TrueupF.+|TrueupClock.+"),
+
+    row("Jobs"),
+    table("Every job", [
+        ("since its last success", f"max by (job_name) (time() - (trueup:job_last_success:timestamp_seconds{{{ALL}}} > 0))", "s", None, None),
+        ("allowed", "max by (job_name) (trueup:job_success_allowed_age:seconds)", "s", None, None),
+        ("share of that", f"max by (job_name) (trueup:job_success_age:seconds{{{ALL}}} / on (job_name) group_left () trueup:job_success_allowed_age:seconds)",
+         "percentunit", steps((0.7, YELLOW), (1, RED)), None),
+        ("next run in", f"max by (job_name) ({one('trueup_job_next_run_timestamp_seconds')} > 0) - time()", "s", None, None),
+        ("running", shared("trueup_job_running", by="job_name"), "none", None, [(1, "running", BLUE), (0, "", GREY)]),
+        ("switched on", shared("trueup_job_enabled", by="job_name"), "none", None, YES_NO),
+        ("paused", shared("trueup_job_paused", by="job_name"), "none", None, [(1, "paused", YELLOW), (0, "", GREY)]),
+        ("failures in a day", grown("trueup_job_runs_total", 'outcome=~"failed|timed_out"', by="job_name", over="1d"), "short", steps((0.5, YELLOW)), None),
+    ], join="job_name", about="The age that is allowed comes from the recording rules; paused jobs and those that lack what they need have no share of it.",
+        links=[runbook("TrueupJobOverdue"), runbook("TrueupJobFailing"), JOBS, RUN]),
+    timeline("Runs", [query(shared("trueup_job_running", by="job_name"), "{{job_name}}")], words=[(1, "running", BLUE), (0, "at rest", "transparent")],
+             about="When each job ran, on whatever replica. Runs that are shorter than a scrape do not show.", links=[runbook("TrueupJobOverdue"), RUNS]),
+    timeline("Leases", [query(f"max by (job_name, instance) ({one('trueup_job_lease_held')}) > 0", "{{job_name}} on {{instance}}")], words=[(1, "held", BLUE)],
+             about="Which replica held which job's lease. Never two at once."),
+    series("Runs by outcome", [query(grown("trueup_job_runs_total", by="outcome", over="$__rate_interval"), "{{outcome}}")], bars=True, stack=True,
+           about="refused: it could have gone on and did not, so that nobody is hurt; interrupted: its process stopped or lost its lease; not_configured: an API key "
+                 "or a mail server is not set.", links=[runbook("TrueupJobFailing"), RUNS]),
+    series("Failures by job", [query(f"sum by (job_name) (trueup:job_failures:increase5m{{{ALL}}})", "{{job_name}}")], bars=True, thresholds=steps((1, RED)),
+           about="Runs that failed or took longer than they may, within five minutes.", links=[runbook("TrueupJobFailing"), RUNS]),
+    series("Time of a run", quantiles(one("trueup_job_duration_seconds_bucket"), by="job_name", what=(0.95,), legend="{{job_name}}"), unit="s", log=True,
+           about="Whatever its outcome.", links=[RUNS]),
+    series("Slots missed", [query(grown("trueup_job_missed_slots_total", by="job_name", over="$__rate_interval"), "{{job_name}}")], bars=True,
+           about="Slots that passed while nothing ran, and are not caught up.", links=[runbook("TrueupJobOverdue")]),
+
+    row("Stripe's API and our endpoint there"),
+    series("Calls by kind", [query(rate("trueup_stripe_requests_total", by="endpoint"), "{{endpoint}}")], unit="reqps", stack=True,
+           about="Tries of calls, by what was asked for."),
+    series("Calls by answer", [query(rate("trueup_stripe_requests_total", by="status"), "{{status}}")], unit="reqps", stack=True,
+           about="401: the key; 429: a limit of Stripe's; timeout and broken: no answer.", links=[runbook("TrueupStripeApiFailing"), runbook("TrueupStripeKeyRefused")]),
+    series("Time of a call", quantiles(one("trueup_stripe_request_duration_seconds_bucket"), by="endpoint", what=(0.95,), legend="{{endpoint}}"), unit="s",
+           about="One try, to the last byte of its answer.", links=[runbook("TrueupStripeApiFailing")]),
+    series("Waiting for the budget", quantiles(one("trueup_stripe_budget_wait_seconds_bucket"), by="lane", what=(0.5, 0.95), legend="{{lane}}"), unit="s",
+           about="What waits for room among the calls we permit ourselves a second. live goes before background."),
+    series("Tried again", [query(rate("trueup_stripe_retries_total", by="instance"), "{{instance}}")], unit="reqps", about="Calls that were tried again.",
+           links=[runbook("TrueupStripeApiFailing")]),
+    series("Findings about the endpoint", [query(shared("trueup_stripe_endpoint_findings", by="finding") + " > 0", "{{finding}}")], bars=True,
+           about="What some replica found wrong when it looked last.", links=[runbook("TrueupStripeEndpointUnhealthy")]),
+    series("Clocks", [query(f"max by (instance) ({one('trueup_stripe_clock_skew_seconds')})", "{{instance}}")], unit="s", least=None,
+           about="How far each replica's clock is ahead of Stripe's.", links=[runbook("TrueupClockSkewed")]),
+    series("Since somebody looked", [query(f"time() - max({one('trueup_stripe_endpoint_checked_timestamp_seconds')} > 0)", "endpoint")], unit="s",
+           about="How long ago any replica last looked at our endpoint at Stripe.", links=[runbook("TrueupJobOverdue")]),
+
+    row("Our API: rate, errors, duration"),
+    series("Requests by route", [query(f"topk(10, {rate('trueup_http_requests_total', by='method, route')})", "{{method}} {{route}}")], unit="reqps", stack=True,
+           about="The ten most frequent."),
+    series("Answers 5xx", [query(rate("trueup_http_requests_total", 'status="5xx"', "route") + " > 0", "{{route}}")], unit="reqps",
+           about="By route; nothing here is good.", links=[runbook("TrueupApiErrors")]),
+    series("Time of a request", quantiles(one("trueup_http_request_duration_seconds_bucket", 'route!="/api/v1/changes"'), by="route", what=(0.95,), legend="{{route}}"),
+           unit="s", log=True, about="By route, /api/v1/changes aside, which waits on purpose.", links=[runbook("TrueupApiErrors")]),
+
+    row("Database: utilisation, saturation, errors"),
+    series("Connections", [query(f"sum by (state) ({one('trueup_database_pool_connections')})", "{{state}}"),
+                           query(f"sum({one('trueup_database_pool_max_connections')})", "at most")],
+           about="Of all selected replicas' pools.", links=[runbook("TrueupDatabasePoolExhausted")]),
+    series("Callers that wait", [query(f"sum by (instance) ({one('trueup_database_pool_waiting')})", "{{instance}}")], thresholds=steps((1, YELLOW)),
+           about="For a connection, because every one is in use.", links=[runbook("TrueupDatabasePoolExhausted")]),
+    series("Time to get a connection", quantiles(one("trueup_database_acquire_duration_seconds_bucket")), unit="s",
+           about="Until a caller had one, or gave up.", links=[runbook("TrueupDatabasePoolExhausted")]),
+    series("Time of a statement", quantiles(one("trueup_database_query_duration_seconds_bucket")), unit="s", about="From its connection to its answer."),
+    series("Errors by kind", [query(rate("trueup_database_query_errors_total", by="kind"), "{{kind}}")], unit="reqps", stack=True,
+           about="conflict: two transactions met, and one is done again; constraint: answered 409. Neither is a fault.", links=[runbook("TrueupDatabaseErrors")]),
+    timeline("Parts of a scrape", [query(f"max by (part) ({one('trueup_scrape_part_up')})", "{{part}}")], width=8, words=[(1, "measured", GREEN), (0, "left out", RED)],
+             about="What could be measured. Figures of a part that could not are left out.", links=[runbook("TrueupFiguresMissing")]),
+
+    row("Process"),
+    series("Processor time", [query(rate("process_cpu_seconds_total", by="instance"), "{{instance}}")], unit="percentunit", about="1 is one core.", width=6),
+    series("Memory", [query(one("process_resident_memory_bytes"), "{{instance}}")], unit="bytes", about="Resident.", width=6),
+    series("File descriptors", [query(f"{one('process_open_fds')} / {one('process_max_fds')}", "{{instance}}")], unit="percentunit", thresholds=steps((0.8, RED)),
+           about="Of those that the process may have.", links=[runbook("TrueupFileDescriptorsLow")], width=6),
+    series("Threads", [query(one("process_threads"), "{{instance}}")], about="Of the operating system.", width=6),
+    series("Log lines", [query(rate("trueup_log_lines_total", 'level=~"error|warn"', "level"), "{{level}}")], unit="reqps", stack=True,
+           about="Errors and warnings.", width=8),
+    series("Time of a scrape", [query(f"scrape_duration_seconds{{{ONE}}}", "{{instance}}")], unit="s", thresholds=steps((1, YELLOW)),
+           about="What looking costs.", links=[runbook("TrueupFiguresMissing")], width=8),
+    series("Up for", [query(f"time() - {one('process_start_time_seconds')}", "{{instance}}")], unit="s", about="Since the process started.",
+           links=[runbook("TrueupRestarting")], width=8),
+]
+
+DASHBOARD = make("trueup-runtime", "Trueup / Scheduler and runtime", "Jobs, leases, Stripe's API, our API, the database and the process.", CONTENT)

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use super::{
     Outcome, Pass, Processor,
     batch::{Ready, STEPS},
-    failure::chain,
+    failure::{PANIC, chain},
     mark::postponed_mark,
 };
 use crate::{
@@ -241,7 +241,7 @@ impl Processor {
             for (result, events) in arrived.into_iter().flatten() {
                 for Wanting { row, want, .. } in events {
                     let Ok(result) = &result else {
-                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        self.fail(token, &row, PANIC, &chain(&Panicked), pass).await;
                         continue;
                     };
                     match self.supplied(token, row, want, result, pass).await {
@@ -309,7 +309,7 @@ impl Processor {
                 let fetched = match result.as_ref().map(told_of) {
                     Ok(Ok(told)) => told,
                     Ok(Err(Panicked)) => {
-                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        self.fail(token, &row, PANIC, &chain(&Panicked), pass).await;
                         return Supplied::Ended;
                     }
                     Err(error) => Err(error.clone()),
@@ -328,7 +328,7 @@ impl Processor {
                 let stamp = Stamp { at: fetched.at, event_id: row.event_id.to_string() };
                 let reading = caught(|| events::read_fetched(&row.event_type, &fetched.object, &stamp));
                 let Ok(reading) = reading else {
-                    self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                    self.fail(token, &row, PANIC, &chain(&Panicked), pass).await;
                     return Supplied::Ended;
                 };
                 match reading {

@@ -169,6 +169,7 @@ async fn supervise(mut driver: Driver) {
     while AssertUnwindSafe(driver.run()).catch_unwind().await.is_err() {
         tracing::error!(
             job = driver.planned.spec.name,
+            after_panic = true,
             "the scheduler panicked, which is a mistake in Trueup; going on with the job"
         );
         tokio::select! {

@@ -20,7 +20,10 @@ use billing::{
 };
 use chrono::Utc;
 use metrics::Metrics;
-use poem::{Endpoint as _, EndpointExt as _, Request, Response, Route, Server, endpoint::make, handler, listener::TcpAcceptor, post, web::Data};
+use poem::{
+    Endpoint as _, EndpointExt as _, Request, Response, Route, Server, endpoint::make, handler, listener::TcpAcceptor,
+    post, web::Data,
+};
 use scheduler::{EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, Registry, run_here};
 use serde_json::Value;
 use testkit::{Kind, TestDb};
@@ -146,15 +149,18 @@ async fn panicking() {
     let (catalog, policy) = (Arc::new(config.catalog.clone()), Arc::new(config.policy.clone()));
     let stripe: Arc<dyn Stripe> = Arc::new(Stumbling);
     let processor = Processor::new(db.clone(), catalog, policy, ProcessorOptions::default(), Some(stripe));
-    let tools = jobs::tools(&config, Ground {
-        stripe: None,
-        processor: processor.clone(),
-        passes: Arc::new(|_| {}),
-        nudge: Arc::default(),
-        mailer: None,
-        metrics: Arc::clone(&metrics),
-        feed: None,
-    });
+    let tools = jobs::tools(
+        &config,
+        Ground {
+            stripe: None,
+            processor: processor.clone(),
+            passes: Arc::new(|_| {}),
+            nudge: Arc::default(),
+            mailer: None,
+            metrics: Arc::clone(&metrics),
+            feed: None,
+        },
+    );
     let registry = Registry::new(vec![Box::new(Stumble)], JobSettings::of);
     let (stop, planned) = (CancellationToken::new(), registry.find("stumble").unwrap());
     let run = run_here(&db, planned, tools, &EngineOptions::default(), &stop, Progress::default()).await.unwrap();
@@ -167,7 +173,8 @@ async fn panicking() {
     let secret = WebhookSecret::parse("whsec_test").unwrap();
     let signature = sign(&secret, Utc::now().timestamp(), thin.as_bytes());
     let verified =
-        event::verify(thin.as_bytes(), Some(signature.as_bytes()), &[secret], Utc::now(), Tolerance::default()).unwrap();
+        event::verify(thin.as_bytes(), Some(signature.as_bytes()), &[secret], Utc::now(), Tolerance::default())
+            .unwrap();
     inbox.receive(verified, Arrival::Apply).await.unwrap();
     // It costs the event an attempt, and nobody else anything.
     let pass = processor.run_once(&CancellationToken::new()).await.unwrap();

@@ -28,15 +28,24 @@ impl Part {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.measured_at(Instant::now(), fresh, patience, work).await
+    }
+
+    async fn measured_at<F>(&self, now: Instant, fresh: Duration, patience: Duration, work: impl FnOnce() -> F) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let flight = {
             let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match &*latest {
-                Some(flight) if flight.done.peek().is_none() || flight.begun.elapsed() < fresh => flight.clone(),
+                Some(flight) if flight.done.peek().is_none() || now.saturating_duration_since(flight.begun) < fresh => {
+                    flight.clone()
+                }
                 _ => {
                     let task = tokio::spawn(work());
                     // However it ended, it is over; a panic has been told of.
                     let done = task.map(|_| ()).boxed().shared();
-                    latest.insert(Flight { begun: Instant::now(), done }).clone()
+                    latest.insert(Flight { begun: now, done }).clone()
                 }
             }
         };
@@ -56,28 +65,27 @@ mod tests {
     use super::*;
 
     const FRESH: Duration = Duration::from_secs(2);
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_mins(1);
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn however_many_ask_it_is_measured_once_and_again_when_that_is_old() {
         let (part, times) = (Part::default(), Arc::new(AtomicU32::new(0)));
         let work = || {
             let times = Arc::clone(&times);
             async move {
                 times.fetch_add(1, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let ask = || part.measured(FRESH, PATIENCE, work);
-        assert_eq!(tokio::join!(ask(), ask(), ask()), (true, true, true));
-        assert!(ask().await);
+        let start = Instant::now();
+        let ask = |at| part.measured_at(at, FRESH, PATIENCE, work);
+        assert_eq!(tokio::join!(ask(start), ask(start), ask(start)), (true, true, true));
+        assert!(ask(start + FRESH / 2).await);
         assert_eq!(times.load(Ordering::SeqCst), 1);
-        tokio::time::advance(FRESH).await;
-        assert!(ask().await);
+        assert!(ask(start + FRESH).await);
         assert_eq!(times.load(Ordering::SeqCst), 2);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_that_takes_too_long_is_waited_for_by_the_next_and_not_begun_again() {
         let (part, times, go) = (Part::default(), Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let work = || {
@@ -87,14 +95,19 @@ mod tests {
                 go.notified().await;
             }
         };
-        for _ in 0..5 {
-            assert!(!part.measured(FRESH, PATIENCE, work).await);
+        let start = Instant::now();
+        for scrape in 0..5 {
+            assert!(!part.measured_at(start + scrape * FRESH, FRESH, Duration::ZERO, work).await);
+            tokio::task::yield_now().await;
         }
         assert_eq!(times.load(Ordering::SeqCst), 1);
-        // What it found in the end is too old to be shown.
         go.notify_one();
-        tokio::task::yield_now().await;
+        assert!(
+            part.measured_at(start + 5 * FRESH, FRESH, PATIENCE, work).await,
+            "whoever comes next has what came of it"
+        );
         go.notify_one();
-        assert!(part.measured(FRESH, PATIENCE, work).await);
+        assert!(part.measured_at(start + 6 * FRESH, FRESH, PATIENCE, work).await);
+        assert_eq!(times.load(Ordering::SeqCst), 2, "what began so long ago is not shown again");
     }
 }

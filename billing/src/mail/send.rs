@@ -149,7 +149,9 @@ impl Run<'_> {
                         done.push(conclude(&email, outcome));
                     }
                     // Its lease runs out, and it counts as one of which nobody knows whether it went out.
-                    Err(error) => tracing::error!(%error, "sending an e-mail panicked, which is a mistake in Trueup"),
+                    Err(error) => {
+                        tracing::error!(%error, after_panic = true, "sending an e-mail panicked, which is a mistake in Trueup")
+                    }
                 }
             }
             self.settle(done, report).await;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Outcome, Pass, Processor,
-    failure::{NewFailure, chain, details, fingerprint, short},
+    failure::{NewFailure, PANIC, chain, details, fingerprint, short},
     fetch::{Beside, Want, Wanting},
     load::{Access, Needs, load},
     mark::{mark_of, verdict_mark},
@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Log lines of this target tell the steps of the work, for whoever asks how it came to an error.
-const STEPS: &str = "steps";
+pub(super) const STEPS: &str = "steps";
 
 /// An event that was claimed and read.
 pub(super) struct Ready {
@@ -171,7 +171,7 @@ impl Processor {
                 Read::Wants(row, want) => wanting.push((row, want)),
                 Read::Nothing(row, skip) => self.skip(token, &row, &skip, pass).await,
                 Read::Unreadable(row, error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
-                Read::Panicked(row) => self.fail(token, &row, "panic", &chain(&Panicked), pass).await,
+                Read::Panicked(row) => self.fail(token, &row, PANIC, &chain(&Panicked), pass).await,
             }
         }
         let wanting =
@@ -210,7 +210,7 @@ impl Processor {
             match applied.unwrap_or(Err(Trouble::Panic)) {
                 Ok(()) => {}
                 Err(Trouble::Panic) if group.len() == 1 => {
-                    self.fail(token, &group[0].row, "panic", &chain(&Panicked), pass).await;
+                    self.fail(token, &group[0].row, PANIC, &chain(&Panicked), pass).await;
                 }
                 Err(Trouble::Data(error)) if group.len() == 1 => {
                     let row = &group[0].row;

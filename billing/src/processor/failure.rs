@@ -72,6 +72,9 @@ pub fn plain(error: &str) -> String {
     plain
 }
 
+/// The kind of failure of an event whose attempt panicked.
+pub(crate) const PANIC: &str = "panic";
+
 /// An event failed as none did for a while, on any process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewFailure {
@@ -88,6 +91,11 @@ impl NewFailure {
     pub(crate) fn tell(self) {
         let Self { event_id, event_type, attempts, kind, fingerprint, error } = self;
         let error = plain(&error);
+        if kind == PANIC {
+            // Its own line has told of it.
+            tracing::warn!(%event_id, event_type, attempts, kind, fingerprint, "an event makes Trueup panic, for a reason that is new");
+            return;
+        }
         tracing::error!(
             first_failure = true, %event_id, event_type, attempts, kind, fingerprint, error = error.trim_end(),
             "an event cannot be applied, for a reason that is new"

@@ -26,7 +26,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{Outcome, Pass, Processor, batch::Ready, failure::chain, mark::postponed_mark};
+use super::{
+    Outcome, Pass, Processor,
+    batch::{Ready, STEPS},
+    failure::{PANIC, chain},
+    mark::postponed_mark,
+};
 use crate::{
     events::{self, Reading, Told},
     facts::{Rank, Stamp},
@@ -211,14 +216,16 @@ impl Processor {
             groups.entry((event.want.resource(), event.want.can_do_without())).or_default().push(event);
         }
         let away = Arc::new(Away { seen: Mutex::default(), most: self.options.fetch.at_once.max(1) });
+        tracing::debug!(target: STEPS, objects = groups.len(), "asking Stripe");
         // Tasks of their own: whoever has a slot of the budget must get on while others are applied here.
         let mut fetching = JoinSet::new();
         for ((resource, can_do_without), events) in groups {
             let (on, stripe, away) = (self.clone(), Arc::clone(stripe), Arc::clone(&away));
-            fetching.spawn(async move {
+            let call = async move {
                 let result = survived(on.fetch(stripe.as_ref(), &resource, can_do_without, &away)).await;
                 (result, events)
-            });
+            };
+            fetching.spawn(call.in_current_span());
         }
         loop {
             let first = tokio::select! {
@@ -234,7 +241,7 @@ impl Processor {
             for (result, events) in arrived.into_iter().flatten() {
                 for Wanting { row, want, .. } in events {
                     let Ok(result) = &result else {
-                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        self.fail(token, &row, PANIC, &chain(&Panicked), pass).await;
                         continue;
                     };
                     match self.supplied(token, row, want, result, pass).await {
@@ -302,7 +309,7 @@ impl Processor {
                 let fetched = match result.as_ref().map(told_of) {
                     Ok(Ok(told)) => told,
                     Ok(Err(Panicked)) => {
-                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        self.fail(token, &row, PANIC, &chain(&Panicked), pass).await;
                         return Supplied::Ended;
                     }
                     Err(error) => Err(error.clone()),
@@ -321,7 +328,7 @@ impl Processor {
                 let stamp = Stamp { at: fetched.at, event_id: row.event_id.to_string() };
                 let reading = caught(|| events::read_fetched(&row.event_type, &fetched.object, &stamp));
                 let Ok(reading) = reading else {
-                    self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                    self.fail(token, &row, PANIC, &chain(&Panicked), pass).await;
                     return Supplied::Ended;
                 };
                 match reading {

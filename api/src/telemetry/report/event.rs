@@ -43,16 +43,16 @@ pub(super) fn of(line: &tracing::Event<'_>, around: Vec<Trail>) -> (Event<'stati
     }
     let once = fields.remove("first_failure").is_some();
     let tag = |name: &str| tags.get(name).cloned().unwrap_or_default();
-    let field = |name: &str| fields.get(name).map(text);
-    let panic = field("panic");
-    let fingerprint: Vec<String> = match (&panic, field("fingerprint")) {
+    // What the exception shows is not shown once more.
+    let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null()).map(|value| text(&value));
+    let (panic, said, error) = (take("panic"), take("said").unwrap_or_default(), take("error"));
+    let known = fields.get("fingerprint").map(text);
+    let fingerprint: Vec<String> = match (&panic, known) {
         (Some(location), _) => vec!["panic".to_owned(), location.clone()],
         (None, Some(fingerprint)) => vec!["event".to_owned(), fingerprint],
         (None, None) => vec![message.clone(), metadata.target().to_owned(), tag("job"), tag("route")],
     };
-    let error = panic
-        .as_ref()
-        .map_or_else(|| field("error"), |at| Some(format!("{} at {at}", field("said").unwrap_or_default())));
+    let error = panic.as_ref().map(|at| format!("{said} at {at}")).or(error);
     let exception = error.map(|value| Exception {
         ty: if panic.is_some() { "panic".to_owned() } else { message.clone() },
         value: Some(value),

@@ -122,7 +122,7 @@ fn word_of(word: &str) -> Cow<'_, str> {
 fn may_be_token(word: &str) -> bool {
     let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     let mixed = word.contains(|c: char| c.is_ascii_digit()) && word.contains(|c: char| c.is_ascii_alphabetic());
-    let is_id = uuid::Uuid::parse_str(word).is_ok()
+    let is_id = (word.contains('-') && uuid::Uuid::parse_str(word).is_ok())
         || word.split_once('_').is_some_and(|(begin, _)| (2..=6).contains(&begin.len()));
     word.len() >= 32 && plain && mixed && !is_id
 }

@@ -8,7 +8,11 @@ use sea_orm::{
 };
 use sea_orm_migration::{MigrationStatus, prelude::*, seaql_migrations};
 
-use crate::{Migrator, dialect::planned, runner::MigrateError};
+use crate::{
+    Migrator,
+    dialect::planned,
+    runner::{MigrateError, look_whether_adoptable},
+};
 
 /// What would be run, migration by migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +64,9 @@ pub async fn plan(db: &DatabaseConnection, steps: Option<u32>) -> Result<Plan, M
     let tx = db.begin_with_options(read_only).await?;
     if backend == DbBackend::Sqlite {
         tx.execute_unprepared("PRAGMA query_only = ON").await?;
+    }
+    if backend == DbBackend::Postgres {
+        look_whether_adoptable(&tx).await?;
     }
     let planned = in_transaction(&tx, steps).await;
     if backend == DbBackend::Sqlite {

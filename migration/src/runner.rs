@@ -3,18 +3,22 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, SqlxPostgresConnector, Statement,
-    TransactionTrait, sqlx::postgres::PgPoolOptions,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, RuntimeErr, SqlxPostgresConnector, Statement,
+    TransactionTrait,
+    sqlx::{self, postgres::PgPoolOptions},
 };
 use sea_orm_migration::{MigrationStatus, prelude::*};
 
-use crate::Migrator;
+use crate::{Migrator, adoption::preflight};
 
 /// Key of the lock under which PostgreSQL schemas are migrated: the bytes of `trueup`.
 const LOCK_KEY: i64 = 0x7472_7565_7570;
 
 /// How often the lock is tried for while another process migrates.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// How often a table is tried for that others use: some minutes in all.
+const LOCK_TRIES: u32 = 40;
 
 /// Tries on SQLite, where the loser of a race sees a half-told story and looks again.
 const SQLITE_TRIES: u32 = 20;
@@ -27,6 +31,12 @@ pub enum MigrateError {
         "the database schema could not be migrated: {0}. Whatever is complete was kept, nothing half-done; mend the cause and run `trueup migrate up` again"
     )]
     Database(#[from] DbErr),
+    /// What is there cannot be taken over. Nothing was changed.
+    #[error("this database cannot be adopted, and nothing in it was changed:{}", .wrong.iter().map(|one| format!("\n- {one}")).collect::<String>())]
+    CannotAdopt {
+        /// What stands in the way, each with what to do.
+        wrong: Vec<String>,
+    },
     /// The role may not see what there is.
     #[error(
         "the database is there, and the role {role} sees nothing of it: row-level security is on and lets only the tables' owner pass. Connect as {owner}, or let {role} act as it: GRANT {owner} TO {role}"
@@ -49,8 +59,17 @@ pub struct State {
 }
 
 /// Applies what is pending: all of it, or the first `steps`. Safe to call from several processes at once.
+///
+/// A database in which a host lives already is adopted; where that cannot be, it is refused before anything is changed.
 pub async fn up(db: &DatabaseConnection, steps: Option<u32>) -> Result<(), MigrateError> {
+    look_whether_adoptable(db).await?;
     exclusively(db, Direction::Up, steps).await
+}
+
+/// Refuses a database that cannot be adopted.
+pub(crate) async fn look_whether_adoptable(db: &impl ConnectionTrait) -> Result<(), MigrateError> {
+    let wrong = preflight(db).await?;
+    if wrong.is_empty() { Ok(()) } else { Err(MigrateError::CannotAdopt { wrong }) }
 }
 
 /// Takes back the last `steps` migrations, or all of them.
@@ -102,6 +121,56 @@ impl Direction {
             Self::Down => Migrator::down(db, steps).await,
         }
     }
+
+    /// The same, again and again where a table could not be had in time. Every migration that is done stays done, so the steps that are left
+    /// are counted anew.
+    async fn persistently(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
+        let before = applied(db).await?;
+        let mut tries = 0;
+        loop {
+            let done = applied(db).await?.abs_diff(before);
+            let left = steps.map(|steps| steps.saturating_sub(<u32 as TryFrom<usize>>::try_from(done).unwrap_or(u32::MAX)));
+            if left == Some(0) {
+                return Ok(());
+            }
+            match self.go(db, left).await {
+                Ok(()) if matches!(self, Self::Down) => return forget_all(db).await,
+                Ok(()) => return Ok(()),
+                Err(error) if tries < LOCK_TRIES && is_in_the_way(&error) => {
+                    tries += 1;
+                    tracing::info!(%error, tries, "a table is in use; letting the others go first");
+                    tokio::time::sleep(TRY_AGAIN * tries).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// How many migrations are applied.
+async fn applied(db: &DatabaseConnection) -> Result<usize, DbErr> {
+    let migrations = Migrator::get_migration_with_status_read_only(db).await?;
+    Ok(migrations.iter().filter(|migration| migration.status() == MigrationStatus::Applied).count())
+}
+
+/// Once nothing is applied any more, the list of what is goes as well: nothing of ours is left.
+async fn forget_all(db: &DatabaseConnection) -> Result<(), DbErr> {
+    if applied(db).await? > 0 {
+        return Ok(());
+    }
+    let sql = "DO $$ BEGIN
+        IF to_regclass('seaql_migrations') IS NOT NULL AND NOT EXISTS (SELECT FROM seaql_migrations) THEN
+            DROP TABLE seaql_migrations;
+        END IF;
+    END $$";
+    db.execute_unprepared(sql).await.map(|_| ())
+}
+
+/// True where a lock was not to be had in time (55P03), or would have been waited for in a circle (40P01).
+fn is_in_the_way(error: &DbErr) -> bool {
+    matches!(error, DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))
+        if matches!(&**inner, sqlx::Error::Database(database)
+            if matches!(database.code().as_deref(), Some("55P03" | "40P01"))))
 }
 
 /// Migrates while no other process does.
@@ -114,7 +183,7 @@ async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Optio
         status(db).await?;
         let patient = patient(db);
         let lock = lock(&patient).await?;
-        let done = direction.go(&patient, steps).await;
+        let done = direction.persistently(&patient, steps).await;
         let released = lock.commit().await.and(patient.close().await);
         return Ok(done.and(released)?);
     }
@@ -134,7 +203,7 @@ async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Optio
 
 /// Two connections to the same database that wait as long as it takes: the build of an index on a large table outlasts every limit that is
 /// right for the statements of a server. One holds the lock, the other works.
-fn patient(db: &DatabaseConnection) -> DatabaseConnection {
+pub(crate) fn patient(db: &DatabaseConnection) -> DatabaseConnection {
     let given = db.get_postgres_connection_pool();
     let limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"];
     let options = given.connect_options().as_ref().clone().options(limits.map(|limit| (limit, "0")));

@@ -184,6 +184,7 @@ pub async fn verify(db: &DatabaseConnection) -> Result<Verdict, VerifyError> {
         }
         findings.extend(compare::compare(&expected, &actual, postgres));
         if postgres {
+            findings.extend(postgres::out_of_step(db).await?);
             findings.extend(postgres::unused(db).await?);
         }
     }

@@ -1,5 +1,6 @@
 //! The first step: what is adopted is noted, and indexes make way that a changed type would build anew under lock.
 
+use sea_orm::DbBackend;
 use sea_orm_migration::prelude::*;
 
 use super::{
@@ -89,6 +90,9 @@ async fn make_way(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
 
 /// Makes the host's indexes anew that made way and are nobody's now. To be called outside a transaction.
 pub(crate) async fn make_good(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    if manager.get_database_backend() != DbBackend::Postgres {
+        return Ok(());
+    }
     let db = manager.get_connection();
     if text(db, "SELECT to_regclass('settings')::text AS one").await?.is_none() {
         return Ok(());

@@ -11,7 +11,11 @@ use crate::dialect::run;
 
 const STATUSES: &str = "'pending', 'processing', 'completed', 'failed', 'skipped'";
 
-/// What the host says of `processing_status` lacks one of ours, or is made in another way.
+/// A constraint as somebody will have written it: over `varchar` PostgreSQL shows an `IN` in a form that it would not read back as the same.
+const AS_WRITTEN: &str = r"regexp_replace(pg_get_constraintdef(oid),
+                    '\(\((\w+)\)::text = ANY \(\(ARRAY\[([^]]*)\]\)::text\[\]\)\)', '(\1 IN (\2))')";
+
+/// What the host says of `processing_status`: it lacks one of ours, or may do so one day.
 const WAS_CONSTRAINT: &str = "was.constraint.stripe_webhooks.";
 const MADE_CONSTRAINT: &str = "made.constraint.stripe_webhooks.";
 
@@ -25,7 +29,7 @@ pub(crate) async fn alter(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
          WHERE k.conrelid = to_regclass('stripe_webhooks') AND k.contype = 'c' AND a.attname = 'processing_status' ORDER BY 1";
     for check in texts(db, checks).await? {
         statements.push(format!(
-            "INSERT INTO settings (name, value) SELECT {}, pg_get_constraintdef(oid) FROM pg_constraint
+            "INSERT INTO settings (name, value) SELECT {}, {AS_WRITTEN} FROM pg_constraint
                 WHERE conrelid = 'stripe_webhooks'::regclass AND conname = {} ON CONFLICT DO NOTHING",
             quoted(&format!("{WAS_CONSTRAINT}{check}")),
             quoted(&check)

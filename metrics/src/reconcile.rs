@@ -1,6 +1,6 @@
 //! Reconciliations, events that were recovered, and our endpoint at Stripe.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::{
     Metrics,
@@ -29,6 +29,7 @@ pub(crate) struct ReconcileFamilies {
     repaired: IntCounter,
     refused: IntCounter,
     last_complete: Gauge,
+    awaiting_release: IntGauge,
     recovered_events: IntCounter,
     endpoint_healthy: Gauge,
     endpoint_findings: IntGaugeVec,
@@ -66,6 +67,13 @@ impl ReconcileFamilies {
                 Gauge::new(
                     "trueup_reconcile_last_complete_timestamp_seconds",
                     "When a reconciliation of everybody last came to its end, on whatever replica, in seconds since 1970; 0 where none ever did.",
+                ),
+            ),
+            awaiting_release: registered(
+                r,
+                IntGauge::new(
+                    "trueup_reconcile_awaiting_release",
+                    "1 while an adopted database waits for the go-ahead of its first reconciliation (trueup reconcile release), so that nothing is repaired; else 0.",
                 ),
             ),
             recovered_events: registered(
@@ -121,6 +129,11 @@ impl Metrics {
     pub fn reconcile_last_complete(&self, at: i64) {
         #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
         self.reconcile.last_complete.set(at as f64);
+    }
+
+    /// Whether an adopted database waits for the go-ahead of its first reconciliation.
+    pub fn reconcile_awaiting_release(&self, waits: bool) {
+        self.reconcile.awaiting_release.set(i64::from(waits));
     }
 
     /// So many events were recovered.
@@ -179,6 +192,7 @@ mod tests {
         });
         metrics.reconcile_last_complete(1_790_000_000);
         metrics.events_recovered(3);
+        metrics.reconcile_awaiting_release(true);
         metrics.endpoint_looked_at(false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
         metrics.endpoint_looked_at(false, [EndpointFinding::Disabled]);
         for (series, told) in [
@@ -187,6 +201,7 @@ mod tests {
             ("trueup_reconcile_repaired_total", "2"),
             ("trueup_reconcile_refused_total", "1"),
             ("trueup_reconcile_last_complete_timestamp_seconds", "1790000000"),
+            ("trueup_reconcile_awaiting_release", "1"),
             ("trueup_recovered_events_total", "3"),
             ("trueup_stripe_endpoint_healthy", "0"),
             ("trueup_stripe_endpoint_findings{finding=\"disabled\"}", "1"),

@@ -12,6 +12,7 @@ mod subscription;
 pub use customer::{Customer, CustomerTold};
 pub use invoice::{Invoice, InvoiceSnapshot, InvoiceTold, Outcome};
 pub use link::Link;
+pub(crate) use subscription::{UNCONFIRMED, is_placeholder};
 pub use subscription::{Item, Kind, Merge, Rank, Snapshot, Subscription, SubscriptionTold, Version};
 
 use entity::Time;

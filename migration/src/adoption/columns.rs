@@ -46,7 +46,7 @@ const fn with_default(of: Wanted, default: &'static str) -> Wanted {
 
 const ID: Accepts = Accepts::Exactly("uuid");
 const STRIPE_ID: Accepts = Accepts::Text(64);
-const WORD: Accepts = Accepts::Text(20);
+const WORD: Accepts = Accepts::Text(50);
 
 /// Of `users`; the four that a later migration adds must not be there at all.
 pub(crate) const USERS: &[Wanted] = &[

@@ -167,6 +167,9 @@ async fn serve(
     let address = listener.local_addr().map_err(listening)?;
     let acceptor = TcpAcceptor::from_tokio(listener).map_err(listening)?;
     migration::up(db.reader(), None).await?;
+    if parts.processor && migration::carry_over_again(db.reader(), true).await.map_err(MigrateError::from)? {
+        tracing::info!("what the host changed since the adoption is carried over; from now on Stripe's word counts");
+    }
 
     let Assembled { mut app, writers, processor, passes, tools, mailing } =
         assemble(&config, &db, address, parts, &stop)?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use billing::{
+    adoption,
     checkup::{self, Item, State},
     db::Db,
     endpoint::Expected,
@@ -106,6 +107,10 @@ async fn with_database(db: &Db, config: &Config) -> Vec<Item> {
         }
     };
     match checkup::stored(db, &config.catalog, stripe.is_some()).await {
+        Ok(found) => items.extend(found),
+        Err(error) => items.push(Item::bad(AREA, format!("it could not be asked: {error}"), "look at the database")),
+    }
+    match adoption::look(db, &config.catalog).await {
         Ok(found) => items.extend(found),
         Err(error) => items.push(Item::bad(AREA, format!("it could not be asked: {error}"), "look at the database")),
     }

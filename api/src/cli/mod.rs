@@ -11,6 +11,7 @@ mod jobs;
 mod output;
 mod own_server;
 mod reconcile;
+mod release;
 mod schema;
 mod serve;
 mod simulate;

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use billing::{inbox::records, mail::outbox, reconcile};
+use billing::{adoption, inbox::records, mail::outbox, reconcile};
 use metrics::InboxDepth;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
@@ -195,6 +195,9 @@ impl HealthApi {
         }
         if let Ok(Ok(Some(at))) = timeout(PATIENCE, reconcile::records::last_complete(&self.app.db)).await {
             metrics.reconcile_last_complete(at.timestamp());
+        }
+        if let Ok(Ok(waits)) = timeout(PATIENCE, adoption::awaits_release(self.app.db.reader())).await {
+            metrics.reconcile_awaiting_release(waits);
         }
         *measured = Some(Instant::now());
     }

@@ -29,8 +29,9 @@ use crate::{
     },
 };
 
-/// Notes in `settings`. The first is written by the migration.
+/// Notes in `settings`. The first two are written by the migration.
 const ADOPTED_AT: &str = "adopted.at";
+const ADOPTED_USERS: &str = "adopted.table.users";
 const RELEASED: &str = "adopted.released";
 
 /// The longest name of whoever gives the go-ahead, in characters.
@@ -59,6 +60,10 @@ pub struct Adoption {
 /// How the adoption of this database stands; none where it was never a host's.
 pub async fn state(db: &impl ConnectionTrait) -> Result<Option<Adoption>, DbErr> {
     let Some(adopted) = settings::Entity::find_by_id(ADOPTED_AT).one(db).await? else { return Ok(None) };
+    if settings::Entity::find_by_id(ADOPTED_USERS).one(db).await?.is_none() {
+        // An older inbox alone says nothing of who pays.
+        return Ok(None);
+    }
     let unreadable = |what: &str, why: String| DbErr::Custom(format!("the note `{what}` in `settings` is not readable: {why}"));
     let adopted_at = adopted.value.parse().map_err(|error: chrono::ParseError| unreadable(ADOPTED_AT, error.to_string()))?;
     let released = match settings::Entity::find_by_id(RELEASED).one(db).await? {

@@ -14,12 +14,14 @@ use billing::{
     signature::{Tolerance, WebhookSecret},
     stripe::Stripe,
 };
+use ipnet::IpNet;
 use metrics::Metrics;
 use scheduler::{Handle, Registry};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
-use crate::background::Background;
+use crate::{background::Background, config::edge::Docs};
 
 /// Everything a request may need. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -60,6 +62,39 @@ pub struct App {
     pub jobs: Registry,
     /// Runs them; none where this process runs none.
     pub scheduler: Option<Handle>,
+    /// Who is let in to what beside the API.
+    pub edge: Edge,
+}
+
+/// Who is let in to what beside the API, and whom requests are taken to come from.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// Where the figures are, and what opens them.
+    pub figures: Figures,
+    /// Who may read the description of the API.
+    pub docs: Docs,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<[IpNet]>,
+    /// Which pages of other origins may call from a browser.
+    pub cors_origins: Arc<[String]>,
+}
+
+impl Default for Edge {
+    /// Everything that is no part of the API is open, and nobody's word is taken for anything.
+    fn default() -> Self {
+        Self { figures: Figures::Open, docs: Docs::Open, trusted_proxies: Arc::default(), cors_origins: Arc::default() }
+    }
+}
+
+/// Where the figures are, and what opens them.
+#[derive(Debug, Clone)]
+pub enum Figures {
+    /// Beside the other routes, for everybody.
+    Open,
+    /// Beside the other routes, for this token.
+    Behind(Token),
+    /// By a listener of their own.
+    Elsewhere,
 }
 
 impl App {
@@ -88,8 +123,7 @@ impl Token {
     /// True for the same token.
     pub fn matches(&self, candidate: &str) -> bool {
         let candidate: [u8; 32] = Sha256::digest(candidate).into();
-        let difference = self.0.iter().zip(candidate).fold(0, |sum, (a, b)| sum | (a ^ b));
-        difference == 0
+        self.0.ct_eq(&candidate).into()
     }
 }
 

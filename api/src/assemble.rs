@@ -5,8 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use billing::{
     changes::Feed,
     db::Db,
-    events,
-    inbox::Inbox,
+    inbox::{Commit, CommitWatch, Inbox, InboxOptions},
     processor::{Observer, Outcome, Pass, Processor, ProcessorOptions},
     refresh::Refresher,
     signature::{SecretError, Tolerance, WebhookSecret},
@@ -17,11 +16,12 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Token},
+    app::{App, Edge, Figures, Token},
     background::Background,
     config::{Config, Secret},
     jobs::{self, Ground},
     mailing::Mailing,
+    observe,
     serve::{Parts, ServeError},
     stripe,
 };
@@ -52,17 +52,22 @@ pub(crate) fn assemble(
     db: &Db,
     address: SocketAddr,
     parts: Parts,
+    metrics: &Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Result<Assembled, ServeError> {
     let catalog = Arc::new(config.catalog.clone());
     let policy = Arc::new(config.policy.clone());
     let secrets: Result<Arc<[WebhookSecret]>, SecretError> =
         config.webhook_secrets.iter().map(|secret| WebhookSecret::parse(secret.expose())).collect();
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types()));
+    let metrics = Arc::clone(metrics);
     let stripe = stripe::client(config, Some(Arc::clone(&metrics)))?;
     let mailing = Mailing::of(config, &catalog, &metrics, name(address)).map_err(ServeError::Template)?;
     let nudge = Arc::new(Notify::new());
-    let (inbox, writers) = Inbox::start(db, config.inbox.clone(), &nudge);
+    let commits = {
+        let metrics = Arc::clone(&metrics);
+        CommitWatch::new(move |Commit { events, seconds, stored }| metrics.inbox_committed(events, seconds, stored))
+    };
+    let (inbox, writers) = Inbox::start(&db.reserved(), InboxOptions { commits, ..config.inbox.clone() }, &nudge);
     let feed = Feed::start(db.clone(), stop.clone());
     let options = ProcessorOptions { holder: name(address), ..config.processor.clone() };
     let processor = Processor::new(db.clone(), Arc::clone(&catalog), Arc::clone(&policy), options, stripe.clone());
@@ -94,7 +99,7 @@ pub(crate) fn assemble(
         tolerance: Tolerance::default(),
         api_token: config.api_token.as_ref().map(token),
         admin_token: config.admin_token.as_ref().map(token),
-        metrics,
+        metrics: Arc::clone(&metrics),
         beat: parts.processor.then(Arc::default),
         nudge,
         stripe,
@@ -103,16 +108,34 @@ pub(crate) fn assemble(
         background: Background::default(),
         jobs: jobs::registry(config),
         scheduler: None,
+        edge: edge(config),
     };
+    for job in app.jobs.iter() {
+        metrics.job_enabled(job.spec.name, parts.scheduler && job.settings.enabled);
+    }
     let processor = parts.processor.then_some(processor);
     Ok(Assembled { app, writers, processor, passes, tools, mailing })
+}
+
+fn edge(config: &Config) -> Edge {
+    let edge = &config.edge;
+    Edge {
+        figures: match (&edge.metrics_listen, &edge.metrics_token) {
+            (Some(_), _) => Figures::Elsewhere,
+            (None, Some(token)) => Figures::Behind(Token::new(token.expose())),
+            (None, None) => Figures::Open,
+        },
+        docs: edge.docs,
+        trusted_proxies: edge.trusted_proxies.clone().into(),
+        cors_origins: edge.cors_origins.clone().into(),
+    }
 }
 
 /// What follows a pass that applied events: figures, news for hosts that wait, e-mails.
 fn passes(metrics: &Arc<Metrics>, feed: &Feed, mailing: Option<&Mailing>) -> Observer {
     let (metrics, feed, mail) = (Arc::clone(metrics), feed.clone(), mailing.map(Mailing::nudge));
     Arc::new(move |pass| {
-        observe(&metrics, pass);
+        told(&metrics, pass);
         if pass.changes > 0 {
             feed.ring();
         }
@@ -123,7 +146,7 @@ fn passes(metrics: &Arc<Metrics>, feed: &Feed, mailing: Option<&Mailing>) -> Obs
 }
 
 /// What a pass did, for Prometheus.
-fn observe(metrics: &Metrics, pass: &Pass) {
+fn told(metrics: &Metrics, pass: &Pass) {
     for (outcome, events) in &pass.outcomes {
         let outcome = match outcome {
             Outcome::Applied => EventOutcome::Applied,
@@ -135,6 +158,9 @@ fn observe(metrics: &Metrics, pass: &Pass) {
             Outcome::Failed => EventOutcome::Failed,
         };
         metrics.events_done(outcome, *events);
+    }
+    for (reason, events) in &pass.skipped {
+        metrics.events_skipped(observe::skip_label(*reason), *events);
     }
     for (events, seconds) in &pass.batches {
         metrics.batch_applied(*events, *seconds);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use billing::{
+    panics::survived,
     progress::Progress,
     reconcile::{Begun, Broken},
 };
@@ -32,7 +33,11 @@ pub(crate) fn reconcile(app: &App, run: Begun) {
     let stop = background.stop.clone();
     background.tasks.spawn(async move {
         let id = run.id();
-        let report = match run.run(&Progress::default(), &stop).await {
+        let Ok(ended) = survived(run.run(&Progress::default(), &stop)).await else {
+            tracing::error!(reconciliation = %id, "a reconciliation panicked, which is a bug in Trueup; it is taken for dead soon");
+            return;
+        };
+        let report = match ended {
             Ok(report) => report,
             Err(Broken { source, report }) => {
                 tracing::error!(reconciliation = %id, error = %source, "the database broke off a reconciliation");

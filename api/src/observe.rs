@@ -5,6 +5,7 @@ use std::sync::Arc;
 use billing::{
     endpoint::{self, FindingKind},
     reconcile, recovery,
+    skip::SkipReason,
 };
 use entity::enums::{self, ReconcileOutcome};
 use metrics::{
@@ -18,8 +19,27 @@ pub fn observers(metrics: &Arc<Metrics>) -> Observers {
     let (one, two, three) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(metrics));
     Observers {
         reconciled: Arc::new(move |report| reconciled(&one, report)),
-        recovered: Arc::new(move |report: &recovery::Report| two.events_recovered(report.stored)),
+        recovered: Arc::new(move |report| recovered(&two, report)),
         endpoint_checked: Arc::new(move |report| endpoint_checked(&three, report)),
+    }
+}
+
+/// Why events are not applied.
+pub(crate) fn skip_label(reason: SkipReason) -> metrics::labels::SkipReason {
+    use metrics::labels::SkipReason as Label;
+    match reason {
+        SkipReason::OtherMode => Label::OtherMode,
+        SkipReason::ForeignAccount => Label::ForeignAccount,
+        SkipReason::UnhandledType => Label::UnhandledType,
+        SkipReason::NoKey => Label::NoKey,
+        SkipReason::Incomplete => Label::Incomplete,
+    }
+}
+
+fn recovered(metrics: &Metrics, report: &recovery::Report) {
+    metrics.events_recovered(report.stored);
+    for (reason, events) in &report.skipped_by {
+        metrics.events_skipped(skip_label(*reason), usize::try_from(*events).unwrap_or(usize::MAX));
     }
 }
 
@@ -54,7 +74,8 @@ fn endpoint_checked(metrics: &Metrics, report: &endpoint::Report) {
         FindingKind::InvoiceCreated => EndpointFinding::InvoiceCreated,
         FindingKind::Duplicate => EndpointFinding::Duplicate,
     };
-    metrics.endpoint_looked_at(report.healthy, report.findings.iter().map(|finding| label(finding.kind)));
+    let at = chrono::Utc::now().timestamp();
+    metrics.endpoint_looked_at(at, report.healthy, report.findings.iter().map(|finding| label(finding.kind)));
 }
 
 #[cfg(test)]

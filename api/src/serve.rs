@@ -10,8 +10,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use billing::{
     catalog::Catalog,
-    db::{Blame, Db, blame},
+    db::{Blame, Db, Refusal, blame},
     mail::TemplateError,
+    panics::{supervised, survived},
     policy::Policy,
     processor::{Beat, Observer, Processor},
     refresh::Refresher,
@@ -19,8 +20,8 @@ use billing::{
     signature::SecretError,
     stripe::ClientError,
 };
-use migration::MigrateError;
-use poem::{Server, listener::TcpAcceptor};
+use metrics::Metrics;
+use migration::{MigrateError, Target};
 use scheduler::{BellError, Engine, EngineOptions};
 use sea_orm::DbErr;
 use tokio::{
@@ -31,9 +32,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    app::Token,
     assemble::{Assembled, assemble, name},
+    census,
     config::Config,
-    http, jobs,
+    http, jobs, scrape,
+    server::{
+        Limits, Server, files,
+        tls::{self, Hangup, Tls, TlsError},
+    },
 };
 
 /// How long the start waits for a database that is away.
@@ -52,8 +59,10 @@ const PROCESSOR: Duration = Duration::from_millis(2500);
 const SCHEDULER: Duration = Duration::from_secs(4);
 /// For the pool to close.
 const POOL: Duration = Duration::from_millis(500);
-/// A connection on which nothing happens for so long is closed. Longer than the minute that proxies keep one.
-const IDLE: Duration = Duration::from_secs(75);
+/// Files that the process needs beside those of its connections and of the database: logs, Stripe, mail, itself.
+const OTHER_FILES: usize = 128;
+/// Connections of the figures' own listener.
+const SCRAPERS: usize = 64;
 
 /// Which parts run.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +78,10 @@ pub struct Parts {
 pub struct Started {
     /// As bound.
     pub address: SocketAddr,
+    /// Whether the server itself encrypts.
+    pub encrypted: bool,
+    /// Where the figures are, if they have a listener of their own.
+    pub figures: Option<SocketAddr>,
 }
 
 impl Started {
@@ -81,7 +94,8 @@ impl Started {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{address}")
+        let scheme = if self.encrypted { "https" } else { "http" };
+        format!("{scheme}://{address}")
     }
 }
 
@@ -113,8 +127,10 @@ pub enum ServeError {
     #[error(transparent)]
     Migrate(#[from] MigrateError),
     /// The address.
-    #[error("cannot listen on {listen}; stop what listens there, or let TRUEUP_LISTEN name another address and port")]
+    #[error("cannot listen on {listen}; stop what listens there, or let {variable} name another address and port")]
     Listen {
+        /// Which setting.
+        variable: &'static str,
         /// As configured.
         listen: String,
         /// What the system says.
@@ -135,16 +151,21 @@ pub enum ServeError {
     /// A text of an e-mail.
     #[error("mail.templates: {0}")]
     Template(TemplateError),
-    /// The server.
-    #[error("the HTTP server ended")]
-    Server(#[source] io::Error),
+    /// Certificate or key.
+    #[error("TRUEUP_TLS_CERT, TRUEUP_TLS_KEY: {0}")]
+    Tls(#[from] TlsError),
 }
 
 /// Runs until it is told to stop. `announce` is called once the address is bound and everything runs.
-pub async fn run(config: Config, parts: Parts, announce: impl FnOnce(Started)) -> Result<Stopped, ServeError> {
+pub async fn run(
+    config: Config,
+    parts: Parts,
+    metrics: Arc<Metrics>,
+    announce: impl FnOnce(Started),
+) -> Result<Stopped, ServeError> {
     let signals = Signals::install()?;
     tokio::select! {
-        stopped = serve(config, parts, announce, signals.stop.clone()) => stopped,
+        stopped = serve(config, parts, metrics, announce, signals.stop.clone()) => stopped,
         () = signals.at_once.cancelled() => {
             tracing::warn!("told twice to stop: stopping at once");
             Ok(Stopped::AtOnce)
@@ -155,6 +176,7 @@ pub async fn run(config: Config, parts: Parts, announce: impl FnOnce(Started)) -
 async fn serve(
     config: Config,
     parts: Parts,
+    metrics: Arc<Metrics>,
     announce: impl FnOnce(Started),
     stop: CancellationToken,
 ) -> Result<Stopped, ServeError> {
@@ -162,17 +184,20 @@ async fn serve(
     else {
         return Ok(Stopped::InOrder);
     };
-    let listening = |source| ServeError::Listen { listen: config.listen.clone(), source };
-    let listener = TcpListener::bind(&config.listen).await.map_err(listening)?;
-    let address = listener.local_addr().map_err(listening)?;
-    let acceptor = TcpAcceptor::from_tokio(listener).map_err(listening)?;
-    migration::up(db.reader(), None).await?;
-    if parts.processor && migration::carry_over_again(db.reader(), true).await.map_err(MigrateError::from)? {
+    let db = db.observed(scrape::database_observer(&metrics));
+    let encryption = config.edge.tls.clone().map(Tls::load).transpose()?;
+    let (listener, address) = listen("TRUEUP_LISTEN", &config.listen).await?;
+    let figures = match &config.edge.metrics_listen {
+        Some(wanted) => Some(listen("TRUEUP_METRICS_LISTEN", wanted).await?),
+        None => None,
+    };
+    migration::up(target(&db), None).await?;
+    if parts.processor && migration::carry_over_again(target(&db), true).await? {
         tracing::info!("what the host changed since the adoption is carried over; from now on Stripe's word counts");
     }
 
     let Assembled { mut app, writers, processor, passes, tools, mailing } =
-        assemble(&config, &db, address, parts, &stop)?;
+        assemble(&config, &db, address, parts, &metrics, &stop)?;
     let working = match processor {
         Some(processor) => {
             if let Some(mailing) = &mailing {
@@ -188,13 +213,23 @@ async fn serve(
             }
             let end = CancellationToken::new();
             let projecting = project_again(db.clone(), Arc::clone(&app.catalog), Arc::clone(&app.policy), end.clone());
-            tokio::spawn(projecting);
+            tokio::spawn(async move {
+                if survived(projecting).await.is_err() {
+                    tracing::error!(
+                        "deriving users' tiers anew panicked, which is a bug in Trueup; it begins again at the next start"
+                    );
+                }
+            });
             if let Some(refresher) = processor.refresher() {
                 tokio::spawn(refetch(refresher, end.clone()));
             }
             let beat = app.beat.clone().unwrap_or_default();
             let mut working = vec![tokio::spawn(work(processor, Arc::clone(&app.nudge), passes, beat, end.clone()))];
-            working.extend(mailing.map(|mailing| tokio::spawn(mailing.run(db.clone(), end.clone()))));
+            working.extend(mailing.map(|mailing| {
+                let (db, end) = (db.clone(), end.clone());
+                let sending = move || mailing.clone().run(db.clone(), end.clone());
+                tokio::spawn(async move { supervised("sender of e-mails", sending).await })
+            }));
             Some((end, working))
         }
         None => None,
@@ -213,13 +248,36 @@ async fn serve(
         }
         None => None,
     };
-    announce(Started { address });
+    tokio::spawn(census::run(db.clone(), Arc::clone(&app.catalog), Arc::clone(&metrics), stop.clone()));
+    if let Some(encryption) = encryption.clone() {
+        let hangup = Hangup::listen().map_err(ServeError::Signals)?;
+        let stop = stop.clone();
+        let fresh = encryption.keep_fresh(tls::LOOK, hangup, stop);
+        tokio::spawn(async move {
+            if survived(fresh).await.is_err() {
+                tracing::error!(
+                    "looking at the certificate panicked, which is a bug in Trueup; start again to use a new one"
+                );
+            }
+        });
+    }
+    let figures_at = figures.as_ref().map(|(_, address)| *address);
+    announce(Started { address, encrypted: encryption.is_some(), figures: figures_at });
     let background = app.background.clone();
-    let server = Server::new_with_acceptor(acceptor).idle_timeout(IDLE);
-    server
-        .run_with_graceful_shutdown(http::routes(app), stop.cancelled_owned(), Some(DRAIN))
-        .await
-        .map_err(ServeError::Server)?;
+    let metrics = Arc::clone(&app.metrics);
+    let scraped = figures.map(|(listener, _)| {
+        let token = config.edge.metrics_token.as_ref().map(|token| Token::new(token.expose()));
+        let limits = Limits { connections: SCRAPERS, ..config.edge.limits };
+        let server = Server::new(listener, encryption.clone(), limits, Arc::clone(&metrics));
+        tokio::spawn(server.run(http::figures(app.clone(), token), stop.clone(), DRAIN))
+    });
+    let server = Server::new(listener, encryption, limits(&config), metrics);
+    server.run(http::routes(app), stop, DRAIN).await;
+    if let Some(scraped) = scraped
+        && let Err(error) = scraped.await
+    {
+        tracing::error!(%error, "the listener of the figures ended before its time");
+    }
 
     if !background.end(BACKGROUND).await {
         tracing::warn!(
@@ -254,6 +312,35 @@ async fn serve(
     Ok(Stopped::InOrder)
 }
 
+/// The database, to those who change its schema.
+pub(crate) fn target(db: &Db) -> Target<'_> {
+    Target::new(db.connection(), db.is_pooled())
+}
+
+async fn listen(variable: &'static str, wanted: &str) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let listening = |source| ServeError::Listen { variable, listen: wanted.to_owned(), source };
+    let listener = TcpListener::bind(wanted).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+    Ok((listener, address))
+}
+
+/// Bounds of connections: no more than there are files for.
+fn limits(config: &Config) -> Limits {
+    let files = files::raise();
+    let reserved = OTHER_FILES + SCRAPERS + config.database.max_connections as usize * 2;
+    let most = files.saturating_sub(reserved).max(16);
+    let wanted = config.edge.limits.connections;
+    if wanted > most && config.edge.connections_set {
+        tracing::warn!(
+            wanted,
+            most,
+            files,
+            "http.connections is more than the limit of open files allows; raise that limit (LimitNOFILE, ulimit -n)"
+        );
+    }
+    Limits { connections: wanted.min(most), ..config.edge.limits }
+}
+
 /// Applies events until told to end. A panic ends one batch, whose lease runs out and is counted against its events; never the server.
 async fn work(processor: Processor, nudge: Arc<Notify>, observer: Observer, beat: Arc<Beat>, end: CancellationToken) {
     loop {
@@ -263,7 +350,7 @@ async fn work(processor: Processor, nudge: Arc<Notify>, observer: Observer, beat
             return;
         }
         if let Err(error) = ended {
-            tracing::error!(%error, "the processor panicked, which is a mistake in Trueup; starting it again");
+            tracing::error!(%error, after_panic = true, "the processor panicked, which is a mistake in Trueup; starting it again");
         }
         tokio::select! {
             () = end.cancelled() => return,
@@ -275,7 +362,7 @@ async fn work(processor: Processor, nudge: Arc<Notify>, observer: Observer, beat
 /// Asks Stripe about what batches flag, until told to end.
 async fn refetch(refresher: Refresher, end: CancellationToken) {
     while let Err(error) = tokio::spawn(refresher.clone().run(end.clone())).await {
-        tracing::error!(%error, "asking Stripe about subscriptions panicked, which is a mistake in Trueup; starting it again");
+        tracing::error!(%error, after_panic = true, "asking Stripe about subscriptions panicked, which is a mistake in Trueup; starting it again");
         tokio::select! {
             () = end.cancelled() => return,
             () = tokio::time::sleep(PAUSE) => {}
@@ -326,8 +413,9 @@ where
         };
         let shown = config.database_shown();
         // A file that cannot be opened now cannot be opened in a minute; a lock goes away.
-        let passing =
-            blame(&error) == Blame::Surroundings && (!config.is_sqlite() || error.to_string().contains("locked"));
+        let passing = blame(&error) == Blame::Surroundings
+            && Refusal::of(&error).is_none()
+            && (!config.is_sqlite() || error.to_string().contains("locked"));
         if !passing || begun.elapsed() + PAUSE > PATIENCE {
             return Err(out_of_reach(shown, passing, config.is_sqlite(), error));
         }
@@ -342,6 +430,10 @@ where
 
 /// The mistake with its remedy.
 pub(crate) fn out_of_reach(shown: String, passing: bool, sqlite: bool, source: DbErr) -> ServeError {
+    if !sqlite && let Some(refusal) = Refusal::of(&source) {
+        let (wrong, right) = refusal.told();
+        return ServeError::Database { shown, wrong, right, source };
+    }
     let (wrong, right) = match (passing, sqlite) {
         (true, true) => ("is locked by another program", "end that program, or let DATABASE_URL name another file"),
         (true, false) => ("did not answer", "start it, or correct the host and port in DATABASE_URL"),
@@ -402,7 +494,10 @@ mod tests {
 
     #[test]
     fn an_address_of_every_interface_is_shown_as_one_that_can_be_called() {
-        let url = |address: &str| Started { address: address.parse().unwrap() }.url();
+        let started =
+            |address: &str, encrypted| Started { address: address.parse().unwrap(), encrypted, figures: None };
+        let url = |address: &str| started(address, false).url();
+        assert_eq!(started("127.0.0.1:8443", true).url(), "https://127.0.0.1:8443");
         assert_eq!(url("127.0.0.1:8000"), "http://127.0.0.1:8000");
         assert_eq!(url("0.0.0.0:8000"), "http://127.0.0.1:8000");
         assert_eq!(url("[::]:80"), "http://[::1]:80");

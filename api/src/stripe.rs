@@ -32,6 +32,7 @@ fn observe(metrics: &Metrics, observation: Observation) {
             metrics.stripe_called(endpoint_label(endpoint), answer_label(answer), seconds);
         }
         Observation::Retried { .. } => metrics.stripe_retried(),
+        Observation::Clock { ahead } => metrics.stripe_clock_seen(ahead),
     }
 }
 
@@ -70,6 +71,7 @@ fn endpoint_label(endpoint: Endpoint) -> StripeEndpoint {
         Endpoint::Subscriptions => StripeEndpoint::Subscriptions,
         Endpoint::SubscriptionItems => StripeEndpoint::SubscriptionItems,
         Endpoint::Invoices => StripeEndpoint::Invoices,
+        Endpoint::CheckoutSessions => StripeEndpoint::CheckoutSessions,
         Endpoint::Events => StripeEndpoint::Events,
         Endpoint::WebhookEndpoints => StripeEndpoint::WebhookEndpoints,
     }

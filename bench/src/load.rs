@@ -20,8 +20,8 @@ pub(crate) struct Tally {
     pub(crate) errors: BTreeMap<String, u32>,
 }
 
-/// Opens the connections, runs the plan over them and reports.
-pub(crate) async fn run(target: &Target, plan: Plan, connections: u32) -> Result<Report> {
+/// Opens the connections, runs the plan over them and reports. `at_once`: each sends one request, and none before all are open and ready.
+pub(crate) async fn run(target: &Target, plan: Plan, connections: u32, at_once: bool) -> Result<Report> {
     let mut open = Vec::new();
     for _ in 0..connections {
         open.push(Connection::open(target).await.with_context(|| format!("{target} does not take connections"))?);
@@ -31,7 +31,7 @@ pub(crate) async fn run(target: &Target, plan: Plan, connections: u32) -> Result
     let start = Instant::now();
     let tasks: Vec<_> = open
         .into_iter()
-        .map(|connection| tokio::spawn(drive(connection, target.clone(), Arc::clone(&plan), start)))
+        .map(|connection| tokio::spawn(drive(connection, target.clone(), Arc::clone(&plan), start, at_once)))
         .collect();
     let mut tallies = Vec::new();
     for task in tasks {
@@ -41,7 +41,7 @@ pub(crate) async fn run(target: &Target, plan: Plan, connections: u32) -> Result
     Ok(Report::new(connections, seconds, cpu.elapsed(), tallies))
 }
 
-async fn drive(connection: Connection, target: Target, plan: Arc<Plan>, start: Instant) -> Tally {
+async fn drive(connection: Connection, target: Target, plan: Arc<Plan>, start: Instant, once: bool) -> Tally {
     let mut tally = Tally { latencies: Vec::with_capacity(4096), ..Tally::default() };
     let mut connection = Some(connection);
     while let Some(turn) = plan.turn(start) {
@@ -65,6 +65,10 @@ async fn drive(connection: Connection, target: Target, plan: Arc<Plan>, start: I
                 *tally.errors.entry("connection".to_owned()).or_default() += 1;
                 sleep(Duration::from_millis(10)).await;
             }
+        }
+        if once {
+            // Whoever is not done yet has its request still to send.
+            break;
         }
     }
     tally

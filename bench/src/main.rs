@@ -1,5 +1,5 @@
 //! `ingest`: sends signed subscription updates to a running server as fast as it takes them, or at a given rate, with as little
-//! processor time of its own as can be. `scripts/bench-ingest` puts it beside pgbench.
+//! processor time of its own as can be. `scripts/bench` puts it beside pgbench.
 //!
 //! - [`events`]: the events, and the users they belong to
 //! - [`plan`]: requests made and signed before the clock runs, and who sends which when
@@ -111,6 +111,9 @@ struct Run {
     /// Over how many customers, each with one subscription, the events are spread
     #[arg(long, default_value_t = CUSTOMERS, value_parser = clap::value_parser!(u32).range(1..))]
     customers: u32,
+    /// Every connection sends one request, all of them at the same moment: as many `--events` as `--connections`
+    #[arg(long, conflicts_with_all = ["duration", "rate"])]
+    at_once: bool,
     /// Every event is of the same customer, one for each second until now: for a fresh database, where nothing newer is stored
     #[arg(long)]
     hot: bool,
@@ -142,6 +145,7 @@ fn run(runtime: &tokio::runtime::Runtime, options: &Run) -> Result<()> {
     let duration = options.duration.map(Duration::try_from_secs_f64).transpose().context("--duration")?;
     ensure!(duration.unwrap_or_default() <= Duration::from_mins(4), "--duration: at most 240 seconds");
     ensure!(options.rate.is_none_or(|rate| rate.is_finite() && rate > 0.0), "--rate: more than nothing");
+    ensure!(!options.at_once || options.events == options.connections, "--at-once: as many --events as --connections");
     let secret = WebhookSecret::parse(&options.secret).context("--secret")?;
     let customers = if options.hot { 1 } else { options.customers };
     let now = now()?;
@@ -153,7 +157,7 @@ fn run(runtime: &tokio::runtime::Runtime, options: &Run) -> Result<()> {
         Load { requests: options.events, duplicates: options.duplicates, rate: options.rate, duration },
         now,
     );
-    let report = runtime.block_on(load::run(&options.url, plan, options.connections))?;
+    let report = runtime.block_on(load::run(&options.url, plan, options.connections, options.at_once))?;
     writeln!(std::io::stderr().lock(), "{report}")?;
     print(&report.to_json().to_string())
 }

@@ -9,6 +9,7 @@
 //! - [`events`]: what each event type tells
 //! - [`facts`]: what is kept, each merged by a maximum under a total order
 //! - [`world`]: whose everything is
+//! - [`skip`]: why an event is stored and not applied
 //! - [`projection`], [`usage::Window`], [`catalog`], [`policy`]: what a user may do
 //! - [`mod@apply`]: one event, one world
 //!
@@ -20,6 +21,7 @@
 //! - [`reconcile`]: what is stored, compared with what Stripe has, and repaired; [`recovery`]: events that never arrived;
 //!   [`endpoint`]: whether Stripe delivers at all; [`checkup`]: all of it, for a person
 //! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event; [`refresh`]: when it is asked
+//! - [`census`]: how many users and subscriptions there are
 //! - [`mail`]: what the outbox holds goes out
 //! - [`changes`]: the timeline of everybody as a feed
 //! - [`retention`]: what is emptied and deleted, and when
@@ -29,6 +31,7 @@
 pub mod adoption;
 pub mod apply;
 pub mod catalog;
+pub mod census;
 pub mod changes;
 pub mod checkup;
 pub mod db;
@@ -42,6 +45,7 @@ pub mod json_text;
 pub mod lenient;
 pub mod mail;
 pub mod overrides;
+pub mod panics;
 pub mod policy;
 pub mod processor;
 pub mod progress;
@@ -53,6 +57,7 @@ pub mod reprojection;
 pub mod retention;
 pub mod samples;
 pub mod signature;
+pub mod skip;
 mod store;
 pub mod stripe;
 pub mod subscriptions;

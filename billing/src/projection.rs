@@ -157,7 +157,8 @@ impl Standing<'_> {
                 theirs.customer == *customer
                     && theirs.version.rank >= Rank::Living
                     && theirs.version.at >= version.at
-                    && other.deciding_item(catalog).1.map(|rank| catalog.plan(rank).tier.as_str()) == self.subscription.tier()
+                    && other.deciding_item(catalog).1.map(|rank| catalog.plan(rank).tier.as_str())
+                        == self.subscription.tier()
             })
     }
 
@@ -322,7 +323,8 @@ fn from_subscriptions(
         customer.filter(|_| !j.standing.customer_deleted).or_else(|| linked.cloned())
     };
 
-    let named = |j: &Judged<'_>| Some(j.standing.subscription.id.clone()).filter(|_| !j.standing.subscription.is_placeholder());
+    let named =
+        |j: &Judged<'_>| Some(j.standing.subscription.id.clone()).filter(|_| !j.standing.subscription.is_placeholder());
     let told = |j: &Judged<'_>| if j.held { j.status.as_str().to_owned() } else { shown(&j.status) };
     if let Some(((_, plan, _), j)) = governing {
         let plan = plan.map(|plan| catalog.plan(plan));

@@ -5,7 +5,7 @@
 //! slices, oldest first: a slice is fetched whole, stored, and only then does the cursor move over it. A webhook that arrives
 //! by itself never moves the cursor, so that it hides nothing older.
 
-use std::{cmp::Reverse, mem};
+use std::{cmp::Reverse, collections::BTreeMap, mem};
 
 use chrono::{DurationRound, TimeDelta};
 use entity::{Time, enums::EventSource, stripe_cursors};
@@ -19,6 +19,7 @@ use crate::{
     events::event_types,
     inbox::{IntakeRules, route, row},
     progress::Progress,
+    skip::SkipReason,
     store::{
         inbox::{NewEvent, clock, insert, now},
         rowset::{OnConflict, upsert},
@@ -71,6 +72,9 @@ pub struct Report {
     pub stored: u64,
     /// Of these, stored only: not ours to apply.
     pub skipped: u64,
+    /// The same by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped_by: BTreeMap<SkipReason, u64>,
     /// What Stripe sent and what is no event, or cannot be held by the database. It is told in the log, and gone over.
     pub refused: u64,
     /// The time of which Stripe has forgotten the events, where there is any: nobody can recover it, and only a reconciliation repairs what they told.
@@ -322,8 +326,11 @@ fn groups() -> impl Iterator<Item = Vec<&'static str>> {
 
 fn count(report: &mut Report, batch: &[NewEvent], stored: &[String]) {
     report.stored += stored.len() as u64;
-    let skipped = batch.iter().filter(|event| !event.skipped.is_empty());
-    report.skipped += skipped.filter(|event| stored.iter().any(|id| id == event.event_id.as_str())).count() as u64;
+    let new = batch.iter().filter(|event| stored.iter().any(|id| id == event.event_id.as_str()));
+    for reason in new.filter_map(|event| event.skip_reason) {
+        report.skipped += 1;
+        *report.skipped_by.entry(reason).or_default() += 1;
+    }
 }
 
 fn whole_second(at: Time) -> Time {

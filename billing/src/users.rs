@@ -94,7 +94,9 @@ pub enum PutError {
 
 /// What a host's table misses in a row of ours: a column without a value (23502), a row elsewhere (23503), something that a check asks for (23514).
 fn missed(error: &DbErr) -> Option<String> {
-    let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else { return None };
+    let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
+        return None;
+    };
     let sqlx::Error::Database(database) = &**inner else { return None };
     let database = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
     match database.code() {

@@ -5,11 +5,15 @@ use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeV
 use crate::{
     Metrics,
     families::{counters, registered},
-    labels::JobOutcome,
+    labels::{JobOutcome, ScrapePart},
+    measured::{Parts, shared},
 };
 
 /// Seconds of a run: most are done at once, a walk through all of Stripe takes minutes.
 const RUN_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+
+/// Not `job`: that is the name of whatever is scraped, and Prometheus would rename ours to `exported_job`.
+const LABEL: &str = "job_name";
 
 #[derive(Debug)]
 pub(crate) struct JobFamilies {
@@ -20,18 +24,20 @@ pub(crate) struct JobFamilies {
     running: IntGaugeVec,
     lease_held: IntGaugeVec,
     missed_slots: IntCounterVec,
+    paused: IntGaugeVec,
+    enabled: IntGaugeVec,
 }
 
 impl JobFamilies {
-    pub(crate) fn register(r: &Registry) -> Self {
-        let gauges = |name: &str, help: &str| registered(r, GaugeVec::new(Opts::new(name, help), &["job"]));
-        let flags = |name: &str, help: &str| registered(r, IntGaugeVec::new(Opts::new(name, help), &["job"]));
+    pub(crate) fn register(r: &Registry, parts: &Parts) -> Self {
+        let gauges = |name: &str, help: &str| registered(r, GaugeVec::new(Opts::new(name, help), &[LABEL]));
+        let flags = |name: &str, help: &str| registered(r, IntGaugeVec::new(Opts::new(name, help), &[LABEL]));
         Self {
             runs: counters(
                 r,
                 "trueup_job_runs_total",
                 "Runs of jobs that ended in this process, by outcome.",
-                &["job", "outcome"],
+                &[LABEL, "outcome"],
             ),
             seconds: registered(
                 r,
@@ -41,7 +47,7 @@ impl JobFamilies {
                         "Time from the start of a job's run to its end, whatever its outcome.",
                     )
                     .buckets(RUN_SECONDS.to_vec()),
-                    &["job"],
+                    &[LABEL],
                 ),
             ),
             last_success: gauges(
@@ -58,7 +64,21 @@ impl JobFamilies {
                 r,
                 "trueup_job_missed_slots_total",
                 "Slots of the job that passed and are not caught up.",
-                &["job"],
+                &[LABEL],
+            ),
+            paused: parts.jobs.gauge(
+                r,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "trueup_job_paused",
+                        shared!("1 while an operator has paused the job, on every process, else 0."),
+                    ),
+                    &[LABEL],
+                ),
+            ),
+            enabled: flags(
+                "trueup_job_enabled",
+                "1 where this process runs the job when its time comes; 0 where the configuration switches the job, or all of them, off.",
             ),
         }
     }
@@ -75,6 +95,22 @@ impl Metrics {
         let _ = of.missed_slots.with_label_values(&[job]);
         let _ = (of.last_success.with_label_values(&[job]), of.next_run.with_label_values(&[job]));
         let _ = (of.running.with_label_values(&[job]), of.lease_held.with_label_values(&[job]));
+        let _ = (of.enabled.with_label_values(&[job]), of.paused.with_label_values(&[job]));
+    }
+
+    /// Whether this process runs a job when its time comes.
+    pub fn job_enabled(&self, job: &str, enabled: bool) {
+        self.jobs.enabled.with_label_values(&[job]).set(i64::from(enabled));
+    }
+
+    /// What the database knows of the jobs was read: each with whether it is paused; and when a reconciliation last came to its end, in
+    /// seconds since 1970.
+    pub fn jobs_measured<'j>(&self, paused: impl IntoIterator<Item = (&'j str, bool)>, reconciled: Option<i64>) {
+        for (job, paused) in paused {
+            self.jobs.paused.with_label_values(&[job]).set(i64::from(paused));
+        }
+        self.reconcile.last_complete(reconciled);
+        self.parts.set(ScrapePart::Jobs, true);
     }
 
     /// A job was looked at: when it runs next, and when it succeeded last, in seconds since 1970.
@@ -123,29 +159,34 @@ mod tests {
         metrics.job("rest");
         let text = metrics.render();
         for outcome in JobOutcome::ALL {
-            let series = format!("trueup_job_runs_total{{job=\"rest\",outcome=\"{}\"}}", outcome.as_str());
+            let series = format!("trueup_job_runs_total{{job_name=\"rest\",outcome=\"{}\"}}", outcome.as_str());
             assert_eq!(line(&text, &series), "0");
         }
         for family in ["running", "lease_held", "missed_slots_total", "duration_seconds_count"] {
-            assert_eq!(line(&text, &format!("trueup_job_{family}{{job=\"rest\"}}")), "0");
+            assert_eq!(line(&text, &format!("trueup_job_{family}{{job_name=\"rest\"}}")), "0");
         }
         metrics.job_looked("rest", Some(1_800_000_000.0), None);
         metrics.job_missed("rest", 3);
         metrics.job_started("rest");
         let text = metrics.render();
-        assert_eq!(line(&text, "trueup_job_next_run_timestamp_seconds{job=\"rest\"}"), "1800000000");
-        assert_eq!(line(&text, "trueup_job_last_success_timestamp_seconds{job=\"rest\"}"), "0");
-        assert_eq!(line(&text, "trueup_job_missed_slots_total{job=\"rest\"}"), "3");
-        assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "1");
-        assert_eq!(line(&text, "trueup_job_lease_held{job=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_next_run_timestamp_seconds{job_name=\"rest\"}"), "1800000000");
+        assert_eq!(line(&text, "trueup_job_last_success_timestamp_seconds{job_name=\"rest\"}"), "0");
+        assert_eq!(line(&text, "trueup_job_missed_slots_total{job_name=\"rest\"}"), "3");
+        assert_eq!(line(&text, "trueup_job_running{job_name=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_lease_held{job_name=\"rest\"}"), "1");
         metrics.job_lease_lost("rest");
         let text = metrics.render();
-        assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "1");
-        assert_eq!(line(&text, "trueup_job_lease_held{job=\"rest\"}"), "0");
+        assert_eq!(line(&text, "trueup_job_running{job_name=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_lease_held{job_name=\"rest\"}"), "0");
+        metrics.job_enabled("rest", true);
+        assert!(!metrics.render().contains("trueup_job_paused"), "the database was not asked yet");
+        metrics.jobs_measured([("rest", true)], None);
         metrics.job_ended("rest", JobOutcome::TimedOut, 42.0);
         let text = metrics.render();
-        assert_eq!(line(&text, "trueup_job_running{job=\"rest\"}"), "0");
-        assert_eq!(line(&text, "trueup_job_runs_total{job=\"rest\",outcome=\"timed_out\"}"), "1");
-        assert_eq!(line(&text, "trueup_job_duration_seconds_sum{job=\"rest\"}"), "42");
+        assert_eq!(line(&text, "trueup_job_running{job_name=\"rest\"}"), "0");
+        assert_eq!(line(&text, "trueup_job_runs_total{job_name=\"rest\",outcome=\"timed_out\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_duration_seconds_sum{job_name=\"rest\"}"), "42");
+        assert_eq!(line(&text, "trueup_job_enabled{job_name=\"rest\"}"), "1");
+        assert_eq!(line(&text, "trueup_job_paused{job_name=\"rest\"}"), "1");
     }
 }

@@ -1,11 +1,12 @@
 //! Reconciliations, events that were recovered, and our endpoint at Stripe.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::{
     Metrics,
     families::{counters, registered},
     labels::{DriftKind, EndpointFinding},
+    measured::{Parts, shared},
 };
 
 /// What a reconciliation came to.
@@ -29,14 +30,15 @@ pub(crate) struct ReconcileFamilies {
     repaired: IntCounter,
     refused: IntCounter,
     last_complete: Gauge,
-    awaiting_release: IntGauge,
+    awaiting_release: Gauge,
     recovered_events: IntCounter,
     endpoint_healthy: Gauge,
+    endpoint_checked: Gauge,
     endpoint_findings: IntGaugeVec,
 }
 
 impl ReconcileFamilies {
-    pub(crate) fn new(r: &Registry) -> Self {
+    pub(crate) fn new(r: &Registry, parts: &Parts) -> Self {
         let families = Self {
             scanned: registered(
                 r,
@@ -62,18 +64,20 @@ impl ReconcileFamilies {
                     "Reconciliations that were refused, so that nobody is hurt: too many would have lost access, or the key is of another account.",
                 ),
             ),
-            last_complete: registered(
+            last_complete: parts.jobs.gauge(
                 r,
                 Gauge::new(
                     "trueup_reconcile_last_complete_timestamp_seconds",
-                    "When a reconciliation of everybody last came to its end, on whatever replica, in seconds since 1970; 0 where none ever did.",
+                    shared!("When a reconciliation of everybody last came to its end, in seconds since 1970; 0 where none ever did."),
                 ),
             ),
-            awaiting_release: registered(
+            awaiting_release: parts.jobs.gauge(
                 r,
-                IntGauge::new(
+                Gauge::new(
                     "trueup_reconcile_awaiting_release",
-                    "1 while an adopted database waits for the go-ahead of its first reconciliation (trueup reconcile release), so that nothing is repaired; else 0.",
+                    shared!(
+                        "1 while an adopted database waits for the go-ahead of its first reconciliation (trueup reconcile release), so that nothing is repaired; else 0."
+                    ),
                 ),
             ),
             recovered_events: registered(
@@ -88,6 +92,13 @@ impl ReconcileFamilies {
                 Gauge::new(
                     "trueup_stripe_endpoint_healthy",
                     "1 where Stripe delivers to our webhook endpoint what it should, 0 where not; NaN before this process has looked.",
+                ),
+            ),
+            endpoint_checked: registered(
+                r,
+                Gauge::new(
+                    "trueup_stripe_endpoint_checked_timestamp_seconds",
+                    "When this process last looked at our webhook endpoint at Stripe, in seconds since 1970; 0 where it has not. Of several replicas, whoever looked last is right.",
                 ),
             ),
             endpoint_findings: registered(
@@ -111,6 +122,11 @@ impl ReconcileFamilies {
         families.endpoint_healthy.set(f64::NAN);
         families
     }
+
+    pub(crate) fn last_complete(&self, at: Option<i64>) {
+        #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
+        self.last_complete.set(at.unwrap_or(0) as f64);
+    }
 }
 
 impl Metrics {
@@ -125,15 +141,9 @@ impl Metrics {
         families.refused.inc_by(u64::from(done.refused));
     }
 
-    /// When a reconciliation last came to its end, in seconds since 1970.
-    pub fn reconcile_last_complete(&self, at: i64) {
-        #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
-        self.reconcile.last_complete.set(at as f64);
-    }
-
     /// Whether an adopted database waits for the go-ahead of its first reconciliation.
     pub fn reconcile_awaiting_release(&self, waits: bool) {
-        self.reconcile.awaiting_release.set(i64::from(waits));
+        self.reconcile.awaiting_release.set(if waits { 1.0 } else { 0.0 });
     }
 
     /// So many events were recovered.
@@ -141,9 +151,11 @@ impl Metrics {
         self.reconcile.recovered_events.inc_by(events);
     }
 
-    /// Our endpoint at Stripe was looked at.
-    pub fn endpoint_looked_at(&self, healthy: bool, findings: impl IntoIterator<Item = EndpointFinding>) {
+    /// Our endpoint at Stripe was looked at, so many seconds after 1970.
+    pub fn endpoint_looked_at(&self, at: i64, healthy: bool, findings: impl IntoIterator<Item = EndpointFinding>) {
         let families = &self.reconcile;
+        #[expect(clippy::cast_precision_loss, reason = "exact for some hundred million years")]
+        families.endpoint_checked.set(at as f64);
         families.endpoint_healthy.set(if healthy { 1.0 } else { 0.0 });
         for kind in EndpointFinding::ALL {
             families.endpoint_findings.with_label_values(&[kind.as_str()]).set(0);
@@ -175,6 +187,8 @@ mod tests {
             let series = format!("trueup_stripe_endpoint_findings{{finding=\"{}\"}}", finding.as_str());
             assert_eq!(value(&metrics, &series), "0");
         }
+        assert!(!metrics.render().contains("trueup_reconcile_last_complete"), "the database was not asked yet");
+        metrics.jobs_measured([], None);
         assert_eq!(value(&metrics, "trueup_reconcile_last_complete_timestamp_seconds"), "0");
         assert_eq!(value(&metrics, "trueup_stripe_endpoint_healthy"), "NaN", "nobody has looked yet");
     }
@@ -190,11 +204,11 @@ mod tests {
             repaired: 0,
             refused: true,
         });
-        metrics.reconcile_last_complete(1_790_000_000);
+        metrics.jobs_measured([], Some(1_790_000_000));
         metrics.events_recovered(3);
+        metrics.endpoint_looked_at(1_790_000_001, false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
+        metrics.endpoint_looked_at(1_790_000_002, false, [EndpointFinding::Disabled]);
         metrics.reconcile_awaiting_release(true);
-        metrics.endpoint_looked_at(false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
-        metrics.endpoint_looked_at(false, [EndpointFinding::Disabled]);
         for (series, told) in [
             ("trueup_reconcile_scanned_total", "150"),
             ("trueup_reconcile_drift_total{kind=\"missing\"}", "3"),
@@ -204,6 +218,7 @@ mod tests {
             ("trueup_reconcile_awaiting_release", "1"),
             ("trueup_recovered_events_total", "3"),
             ("trueup_stripe_endpoint_healthy", "0"),
+            ("trueup_stripe_endpoint_checked_timestamp_seconds", "1790000002"),
             ("trueup_stripe_endpoint_findings{finding=\"disabled\"}", "1"),
             ("trueup_stripe_endpoint_findings{finding=\"some_events\"}", "0"),
         ] {

@@ -1,11 +1,12 @@
 //! Calls of Stripe's API.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use crate::{
     Metrics,
     families::{counters, registered},
     labels::{StripeAnswer, StripeEndpoint, StripeLane},
+    measured::Known,
 };
 
 /// Seconds of one call; a list of many objects may take several.
@@ -21,10 +22,13 @@ pub(crate) struct StripeFamilies {
     retries: IntCounter,
     budget_wait: HistogramVec,
     key_ok: IntGauge,
+    clock_skew: Gauge,
+    pub(crate) clock_known: Known,
 }
 
 impl StripeFamilies {
     pub(crate) fn new(r: &Registry) -> Self {
+        let clock_known = Known::default();
         let families = Self {
             requests: counters(
                 r,
@@ -65,6 +69,14 @@ impl StripeFamilies {
                     "0 once Stripe refused the API key, until it takes it again; else 1.",
                 ),
             ),
+            clock_skew: clock_known.gauge(
+                r,
+                Gauge::new(
+                    "trueup_stripe_clock_skew_seconds",
+                    "How far this process's clock is ahead of Stripe's, by the Date of its last answer, to a second; negative where it is behind. Left out before the first answer. Signatures are refused beyond 300.",
+                ),
+            ),
+            clock_known,
         };
         for endpoint in StripeEndpoint::ALL {
             for answer in StripeAnswer::ALL {
@@ -91,6 +103,12 @@ impl Metrics {
             StripeAnswer::Success => families.key_ok.set(1),
             _ => {}
         }
+    }
+
+    /// Stripe's clock was seen: ours is this many seconds ahead.
+    pub fn stripe_clock_seen(&self, ahead: f64) {
+        self.stripe.clock_skew.set(ahead);
+        self.stripe.clock_known.set(true);
     }
 
     /// A call is tried again.
@@ -124,6 +142,9 @@ mod tests {
         assert_eq!(value("trueup_stripe_key_ok"), "0", "a fault says nothing of the key");
         metrics.stripe_called(StripeEndpoint::Event, StripeAnswer::Success, 0.1);
         assert_eq!(value("trueup_stripe_key_ok"), "1");
+        assert!(!metrics.render().contains("clock_skew"), "no clock was seen yet");
+        metrics.stripe_clock_seen(-3.0);
+        assert_eq!(value("trueup_stripe_clock_skew_seconds"), "-3");
         metrics.stripe_retried();
         metrics.stripe_waited(StripeLane::Background, 0.04);
         assert_eq!(value("trueup_stripe_retries_total"), "1");

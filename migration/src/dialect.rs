@@ -3,9 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use sea_orm_migration::{
+    SchemaManagerConnection,
     prelude::*,
-    sea_orm::{ConnectionTrait, DbBackend},
+    sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement},
 };
+
+use crate::ground::begin;
 
 /// `{placeholder}`, PostgreSQL, SQLite.
 ///
@@ -53,6 +56,22 @@ pub(crate) async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Res
         }
     }
     Ok(())
+}
+
+/// A question about the database as it is: its first row. A migration that is no transaction asks by this alone, for behind a pooler a statement
+/// with an answer needs one; and it asks nothing of tables that a transaction of its own has yet to commit.
+pub(crate) async fn ask(manager: &SchemaManager<'_>, sql: &str) -> Result<Option<QueryResult>, DbErr> {
+    let connection = manager.get_connection();
+    let statement = Statement::from_string(manager.get_database_backend(), sql);
+    match connection {
+        SchemaManagerConnection::Connection(db) if db.get_database_backend() == DbBackend::Postgres => {
+            let tx = begin(db).await?;
+            let row = tx.query_one_raw(statement).await?;
+            tx.commit().await?;
+            Ok(row)
+        }
+        connection => connection.query_one_raw(statement).await,
+    }
 }
 
 fn write_down(sql: &str) -> bool {

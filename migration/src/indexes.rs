@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use sea_orm::DbBackend;
 use sea_orm_migration::{SchemaManagerConnection, prelude::*};
 
 use crate::{
     adoption::is_adopted,
-    dialect::{is_planning, run},
+    dialect::{ask, is_planning, run},
     made::{self, Made},
 };
 
@@ -140,9 +140,7 @@ async fn standing(manager: &SchemaManager<'_>, name: &str) -> Result<Standing, D
                 ELSE 'invalid' END AS standing
             FROM pg_class AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.oid WHERE c.oid = to_regclass('{name}')"
     );
-    let db = manager.get_connection();
-    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
-    let Some(row) = row else { return Ok(Standing::Missing) };
+    let Some(row) = ask(manager, &sql).await? else { return Ok(Standing::Missing) };
     let standing: String = row.try_get("", "standing")?;
     Ok(match standing.as_str() {
         "valid" => Standing::Valid,
@@ -168,8 +166,7 @@ async fn lacking(manager: &SchemaManager<'_>, index: &Index) -> Result<Option<St
         needs.join(", "),
         table = index.table
     );
-    let row = manager.get_connection().query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
-    row.map_or(Ok(None), |row| row.try_get("", "lacking"))
+    ask(manager, &sql).await?.map_or(Ok(None), |row| row.try_get("", "lacking"))
 }
 
 fn taken(name: &str) -> DbErr {

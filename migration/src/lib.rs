@@ -8,9 +8,11 @@
 //! - one module per migration, in the order of their names
 //! - `adoption`: a database in which a host lives already; [`carry_over_again`] until Trueup takes over
 //! - `dialect`, `indexes`, `policies`, `made`: what migrations are written with
+//! - `ground`: the connections that they run on
 
 mod adoption;
 mod dialect;
+mod ground;
 mod indexes;
 mod m20261124_000000_ground;
 mod m20261124_000001_core;
@@ -31,8 +33,9 @@ mod usage;
 mod verify;
 
 pub use adoption::carry_over_again;
+pub use ground::Target;
 pub use plan::{Plan, Planned, plan};
-pub use runner::{MigrateError, State, down, pending, status, up};
+pub use runner::{MigrateError, State, down, newer, pending, status, up};
 use sea_orm_migration::prelude::*;
 pub use usage::{IndexUse, UsageError, usage};
 pub use verify::{Finding, Kind, Problem, Verdict, VerifyError, verify};

@@ -188,21 +188,41 @@ CREATE TABLE email_outbox (
 
 pub(crate) const INDEXES: &[Index] = &[
     Index::unique("users_email_key", "users", "(lower(email {bytewise}))"),
-    Index::new("idx_users_stripe_customer_lookup", "users", "(subscription_stripe_customer_id)
-            WHERE subscription_stripe_customer_id IS NOT NULL"),
+    Index::new(
+        "idx_users_stripe_customer_lookup",
+        "users",
+        "(subscription_stripe_customer_id)
+            WHERE subscription_stripe_customer_id IS NOT NULL",
+    ),
     Index::unique("idx_stripe_webhooks_event_id", "stripe_webhooks", "(event_id)"),
     // Newest first, in lists and by status.
     Index::new("idx_stripe_webhooks_recent", "stripe_webhooks", "(created_at DESC, id DESC)"),
-    Index::new("idx_stripe_webhooks_status", "stripe_webhooks", "(processing_status, created_at DESC)
-            WHERE processing_status IN ('failed', 'skipped')"),
-    Index::new("idx_stripe_webhooks_customer", "stripe_webhooks", "(stripe_customer_id)
-            WHERE stripe_customer_id IS NOT NULL"),
+    Index::new(
+        "idx_stripe_webhooks_status",
+        "stripe_webhooks",
+        "(processing_status, created_at DESC)
+            WHERE processing_status IN ('failed', 'skipped')",
+    ),
+    Index::new(
+        "idx_stripe_webhooks_customer",
+        "stripe_webhooks",
+        "(stripe_customer_id)
+            WHERE stripe_customer_id IS NOT NULL",
+    ),
     Index::new("idx_stripe_webhooks_user", "stripe_webhooks", "(user_id) WHERE user_id IS NOT NULL"),
     // The queue: what is due, what is claimed, what waits for a user.
-    Index::new("stripe_webhooks_due", "stripe_webhooks", "(next_attempt_at)
-            WHERE processing_status = 'pending' AND signature_verified AND crashes < 2"),
-    Index::new("stripe_webhooks_suspect", "stripe_webhooks", "(next_attempt_at)
-            WHERE processing_status = 'pending' AND signature_verified AND crashes >= 2"),
+    Index::new(
+        "stripe_webhooks_due",
+        "stripe_webhooks",
+        "(next_attempt_at)
+            WHERE processing_status = 'pending' AND signature_verified AND crashes < 2",
+    ),
+    Index::new(
+        "stripe_webhooks_suspect",
+        "stripe_webhooks",
+        "(next_attempt_at)
+            WHERE processing_status = 'pending' AND signature_verified AND crashes >= 2",
+    ),
     Index::new("stripe_webhooks_claimed", "stripe_webhooks", "(claimed_until) WHERE processing_status = 'processing'"),
     Index::new("stripe_webhooks_waiting", "stripe_webhooks", "(waits_for) WHERE waits_for IS NOT NULL"),
     Index::new("stripe_customers_user", "stripe_customers", "(user_id) WHERE user_id IS NOT NULL"),
@@ -212,8 +232,12 @@ pub(crate) const INDEXES: &[Index] = &[
     Index::new("subscriptions_link_user", "subscriptions", "(link_user_id) WHERE link_user_id IS NOT NULL"),
     Index::new("subscriptions_customer", "subscriptions", "(stripe_customer_id) WHERE stripe_customer_id IS NOT NULL"),
     Index::new("subscriptions_refresh", "subscriptions", "(id) WHERE needs_refresh"),
-    Index::new("invoices_subscription", "invoices", "(subscription_id, stripe_created_at DESC {nulls_last}, id {bytewise} DESC)
-            WHERE subscription_id IS NOT NULL"),
+    Index::new(
+        "invoices_subscription",
+        "invoices",
+        "(subscription_id, stripe_created_at DESC {nulls_last}, id {bytewise} DESC)
+            WHERE subscription_id IS NOT NULL",
+    ),
     Index::new("invoices_user", "invoices", "(user_id) WHERE user_id IS NOT NULL"),
     Index::new("entitlement_changes_user", "entitlement_changes", "(user_id, changed_at DESC, id DESC)"),
     Index::new("email_outbox_due", "email_outbox", "(next_attempt_at) WHERE status = 'pending'"),
@@ -233,8 +257,11 @@ const POSTGRES_STORAGE: &[&str] = &[
 /// Takes the host's tables, all at once and not for long: references to a table and new columns of it need it for themselves, and whoever took
 /// them one by one could come to wait for somebody who waits for him.
 async fn hold(manager: &SchemaManager<'_>, users: bool, webhooks: bool) -> Result<(), DbErr> {
-    let tables: Vec<&str> =
-        [("users", users), ("stripe_webhooks", webhooks)].iter().filter(|(_, hold)| *hold).map(|(name, _)| *name).collect();
+    let tables: Vec<&str> = [("users", users), ("stripe_webhooks", webhooks)]
+        .iter()
+        .filter(|(_, hold)| *hold)
+        .map(|(name, _)| *name)
+        .collect();
     if tables.is_empty() {
         return Ok(());
     }

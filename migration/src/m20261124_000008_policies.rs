@@ -44,7 +44,6 @@ const TABLES: &[&str] = &[
     "onboarding_status",
 ];
 
-
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {

@@ -19,7 +19,8 @@ impl MigrationName for Migration {
 
 /// What earlier migrations left out on tables that are adopted.
 fn left_out(table: &str) -> impl Iterator<Item = &'static Index> {
-    let all = [m20261124_000001_core::INDEXES, m20261124_000003_usage::INDEXES, m20261124_000006_outbox_and_feed::INDEXES];
+    let all =
+        [m20261124_000001_core::INDEXES, m20261124_000003_usage::INDEXES, m20261124_000006_outbox_and_feed::INDEXES];
     all.into_iter().flatten().filter(move |index| index.table == table)
 }
 

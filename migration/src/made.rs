@@ -3,10 +3,10 @@
 //! Tables, indexes and functions whose names the host may use too are made only where they are missing, and a note of each goes into
 //! `settings` first. What has no note was there before us and stays.
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use sea_orm::DbBackend;
 use sea_orm_migration::prelude::*;
 
-use crate::dialect::run;
+use crate::dialect::{ask, run};
 
 /// Where notes are kept. Where a database is adopted, it comes before everything else.
 pub(crate) const SETTINGS: &str = "
@@ -50,9 +50,8 @@ pub(crate) async fn note(manager: &SchemaManager<'_>, what: Made, object: &str) 
 
 /// Whether there is a note of it.
 pub(crate) async fn is_ours(manager: &SchemaManager<'_>, what: Made, object: &str) -> Result<bool, DbErr> {
-    let db = manager.get_connection();
     let sql = format!("SELECT name FROM settings WHERE name = '{}'", what.note(object));
-    Ok(db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?.is_some())
+    Ok(ask(manager, &sql).await?.is_some())
 }
 
 /// Takes the note away.

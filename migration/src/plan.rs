@@ -2,16 +2,15 @@
 
 use std::fmt;
 
-use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryTrait, Schema,
-    Set, TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryTrait, Schema, Set};
 use sea_orm_migration::{MigrationStatus, prelude::*, seaql_migrations};
 
 use crate::{
     Migrator,
+    adoption::preflight,
     dialect::planned,
-    runner::{MigrateError, look_whether_adoptable},
+    ground::{Ground, Target, begin},
+    runner::MigrateError,
 };
 
 /// What would be run, migration by migration.
@@ -58,22 +57,30 @@ impl fmt::Display for Plan {
 ///
 /// The migrations themselves are run, with their statements written down; and in a transaction that may only read, so that one which
 /// would change the database in some other way fails here. What a migration decides by what it reads, it decides by the database as it is.
-pub async fn plan(db: &DatabaseConnection, steps: Option<u32>) -> Result<Plan, MigrateError> {
-    let backend = db.get_database_backend();
-    let read_only = TransactionOptions { access_mode: Some(AccessMode::ReadOnly), ..TransactionOptions::default() };
-    let tx = db.begin_with_options(read_only).await?;
-    if backend == DbBackend::Sqlite {
+pub async fn plan<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<Plan, MigrateError> {
+    let ground = Ground::of(db.into());
+    let planned = reading_only(&ground, steps).await;
+    ground.close().await?;
+    Ok(Plan { migrations: planned? })
+}
+
+async fn reading_only(ground: &Ground, steps: Option<u32>) -> Result<Vec<Planned>, MigrateError> {
+    let tx = begin(&ground.db).await?;
+    if tx.get_database_backend() == DbBackend::Sqlite {
         tx.execute_unprepared("PRAGMA query_only = ON").await?;
+    } else {
+        tx.execute_unprepared("SET TRANSACTION READ ONLY").await?;
     }
-    if backend == DbBackend::Postgres {
-        look_whether_adoptable(&tx).await?;
-    }
-    let planned = in_transaction(&tx, steps).await;
-    if backend == DbBackend::Sqlite {
+    let planned = match preflight(&tx).await {
+        Ok(wrong) if !wrong.is_empty() => Err(MigrateError::CannotAdopt { wrong }),
+        Ok(_) => in_transaction(&tx, steps).await.map_err(Into::into),
+        Err(error) => Err(error.into()),
+    };
+    if tx.get_database_backend() == DbBackend::Sqlite {
         tx.execute_unprepared("PRAGMA query_only = OFF").await?;
     }
     tx.rollback().await?;
-    Ok(Plan { migrations: planned? })
+    planned
 }
 
 async fn in_transaction(tx: &DatabaseTransaction, steps: Option<u32>) -> Result<Vec<Planned>, DbErr> {

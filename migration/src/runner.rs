@@ -1,15 +1,21 @@
 //! Runs migrations so that any number of processes may start on one empty database at the same moment.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, RuntimeErr, SqlxPostgresConnector, Statement,
-    TransactionTrait,
-    sqlx::{self, postgres::PgPoolOptions},
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter,
+    RuntimeErr, Set, Statement, sqlx,
 };
-use sea_orm_migration::{MigrationStatus, prelude::*};
+use sea_orm_migration::{prelude::*, seaql_migrations};
 
-use crate::{Migrator, adoption::preflight};
+use crate::{
+    Migrator,
+    adoption::preflight,
+    ground::{Ground, Target, begin},
+};
 
 /// Key of the lock under which PostgreSQL schemas are migrated: the bytes of `trueup`.
 const LOCK_KEY: i64 = 0x7472_7565_7570;
@@ -37,6 +43,12 @@ pub enum MigrateError {
         /// What stands in the way, each with what to do.
         wrong: Vec<String>,
     },
+    /// A newer version has migrated.
+    #[error(
+        "the database was migrated by a newer version than this one ({}): {}. Start that version; or, with its program, take them back: `trueup migrate down --steps {} --yes`",
+        env!("CARGO_PKG_VERSION"), .0.join(", "), .0.len()
+    )]
+    Newer(Vec<String>),
     /// The role may not see what there is.
     #[error(
         "the database is there, and the role {role} sees nothing of it: row-level security is on and lets only the tables' owner pass. Connect as {owner}, or let {role} act as it: GRANT {owner} TO {role}"
@@ -61,37 +73,56 @@ pub struct State {
 /// Applies what is pending: all of it, or the first `steps`. Safe to call from several processes at once.
 ///
 /// A database in which a host lives already is adopted; where that cannot be, it is refused before anything is changed.
-pub async fn up(db: &DatabaseConnection, steps: Option<u32>) -> Result<(), MigrateError> {
-    look_whether_adoptable(db).await?;
-    exclusively(db, Direction::Up, steps).await
-}
-
-/// Refuses a database that cannot be adopted.
-pub(crate) async fn look_whether_adoptable(db: &impl ConnectionTrait) -> Result<(), MigrateError> {
-    let wrong = preflight(db).await?;
-    if wrong.is_empty() { Ok(()) } else { Err(MigrateError::CannotAdopt { wrong }) }
+pub async fn up<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<(), MigrateError> {
+    exclusively(db.into(), Direction::Up, steps).await
 }
 
 /// Takes back the last `steps` migrations, or all of them.
-pub async fn down(db: &DatabaseConnection, steps: Option<u32>) -> Result<(), MigrateError> {
-    exclusively(db, Direction::Down, steps).await
+pub async fn down<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<(), MigrateError> {
+    exclusively(db.into(), Direction::Down, steps).await
 }
 
-/// Every migration, oldest first. Writes nothing.
-pub async fn status(db: &DatabaseConnection) -> Result<Vec<State>, MigrateError> {
-    let migrations = Migrator::get_migration_with_status_read_only(db).await?;
-    let states: Vec<State> = migrations
+/// Every migration of this version, oldest first. Those of a newer one are left out: a server of the version before goes on beside them while it is
+/// being replaced ([`newer`] tells of them). Writes nothing.
+pub async fn status(db: &impl ConnectionTrait) -> Result<Vec<State>, MigrateError> {
+    let applied = applied(db).await?;
+    let states: Vec<State> = Migrator::migrations()
         .iter()
-        .map(|m| State { name: m.name().to_owned(), applied: m.status() == MigrationStatus::Applied })
+        .map(|migration| State { name: migration.name().to_owned(), applied: applied.contains(migration.name()) })
         .collect();
-    if states.iter().all(|state| !state.applied) {
+    if applied.is_empty() {
         look_whether_blind(db).await?;
     }
     Ok(states)
 }
 
+/// Migrations that are applied and that this version does not know. Writes nothing.
+pub async fn newer(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+    let known: BTreeSet<String> = Migrator::migrations().iter().map(|m| m.name().to_owned()).collect();
+    Ok(applied(db).await?.into_iter().filter(|name| !known.contains(name)).collect())
+}
+
+/// Refuses to work on a schema that this version does not know.
+async fn refuse_newer(db: &impl ConnectionTrait) -> Result<(), MigrateError> {
+    let newer = newer(db).await?;
+    if newer.is_empty() { Ok(()) } else { Err(MigrateError::Newer(newer)) }
+}
+
+/// The names of what is applied.
+async fn applied(db: &impl ConnectionTrait) -> Result<BTreeSet<String>, DbErr> {
+    // As sea-orm-migration keeps them; before the first one there is no such table.
+    let is_there = match db.get_database_backend() {
+        DbBackend::Postgres => "SELECT 1 AS one WHERE to_regclass('seaql_migrations') IS NOT NULL",
+        _ => "SELECT 1 AS one FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'",
+    };
+    if db.query_one_raw(Statement::from_string(db.get_database_backend(), is_there)).await?.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    Ok(seaql_migrations::Entity::find().all(db).await?.into_iter().map(|row| row.version).collect())
+}
+
 /// To a role that row-level security keeps out, a full database looks like an empty one.
-async fn look_whether_blind(db: &DatabaseConnection) -> Result<(), MigrateError> {
+async fn look_whether_blind(db: &impl ConnectionTrait) -> Result<(), MigrateError> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(());
     }
@@ -104,7 +135,7 @@ async fn look_whether_blind(db: &DatabaseConnection) -> Result<(), MigrateError>
 }
 
 /// How many migrations wait to be applied. Writes nothing.
-pub async fn pending(db: &DatabaseConnection) -> Result<usize, MigrateError> {
+pub async fn pending(db: &impl ConnectionTrait) -> Result<usize, MigrateError> {
     Ok(status(db).await?.iter().filter(|state| !state.applied).count())
 }
 
@@ -116,20 +147,22 @@ enum Direction {
 
 impl Direction {
     async fn go(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
-        match self {
-            Self::Up => Migrator::up(db, steps).await,
-            Self::Down => Migrator::down(db, steps).await,
+        match (self, db.get_database_backend()) {
+            (_, DbBackend::Postgres) => self.step_by_step(db, steps).await,
+            (Self::Up, _) => Migrator::up(db, steps).await,
+            (Self::Down, _) => Migrator::down(db, steps).await,
         }
     }
 
     /// The same, again and again where a table could not be had in time. Every migration that is done stays done, so the steps that are left
     /// are counted anew.
     async fn persistently(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
-        let before = applied(db).await?;
+        let before = count(db).await?;
         let mut tries = 0;
         loop {
-            let done = applied(db).await?.abs_diff(before);
-            let left = steps.map(|steps| steps.saturating_sub(<u32 as TryFrom<usize>>::try_from(done).unwrap_or(u32::MAX)));
+            let done = count(db).await?.abs_diff(before);
+            let left =
+                steps.map(|steps| steps.saturating_sub(<u32 as TryFrom<usize>>::try_from(done).unwrap_or(u32::MAX)));
             if left == Some(0) {
                 return Ok(());
             }
@@ -145,19 +178,77 @@ impl Direction {
             }
         }
     }
+
+    /// On PostgreSQL, as [`MigratorTrait`] does it, but that whatever is prepared is prepared within a transaction: behind a pooler nothing else
+    /// stays on one connection of the server.
+    async fn step_by_step(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
+        let tx = begin(db).await?;
+        Migrator::install(&tx).await?;
+        let applied = applied(&tx).await?;
+        tx.commit().await?;
+        let most = steps.map_or(usize::MAX, |steps| usize::try_from(steps).unwrap_or(usize::MAX));
+        let mut migrations = Migrator::migrations();
+        migrations.retain(|migration| applied.contains(migration.name()) == matches!(self, Self::Down));
+        if matches!(self, Self::Down) {
+            migrations.reverse();
+        }
+        for migration in migrations.into_iter().take(most) {
+            tracing::info!(migration = migration.name(), "{}", self.told());
+            if migration.use_transaction().unwrap_or(true) {
+                let tx = begin(db).await?;
+                self.run(&*migration, &SchemaManager::new(&tx)).await?;
+                self.record(&tx, migration.name()).await?;
+                tx.commit().await?;
+            } else {
+                self.run(&*migration, &SchemaManager::new(db)).await?;
+                let tx = begin(db).await?;
+                self.record(&tx, migration.name()).await?;
+                tx.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Up => "applying a migration",
+            Self::Down => "taking a migration back",
+        }
+    }
+
+    async fn run(self, migration: &dyn MigrationTrait, manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+        match self {
+            Self::Up => migration.up(manager).await,
+            Self::Down => migration.down(manager).await,
+        }
+    }
+
+    async fn record(self, tx: &DatabaseTransaction, name: &str) -> Result<(), DbErr> {
+        match self {
+            Self::Up => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let applied_at = Set(now.try_into().unwrap_or_default());
+                let row = seaql_migrations::ActiveModel { version: Set(name.to_owned()), applied_at };
+                seaql_migrations::Entity::insert(row).exec(tx).await.map(|_| ())
+            }
+            Self::Down => {
+                let row = seaql_migrations::Column::Version.eq(name);
+                seaql_migrations::Entity::delete_many().filter(row).exec(tx).await.map(|_| ())
+            }
+        }
+    }
 }
 
 /// How many migrations are applied.
-async fn applied(db: &DatabaseConnection) -> Result<usize, DbErr> {
-    let migrations = Migrator::get_migration_with_status_read_only(db).await?;
-    Ok(migrations.iter().filter(|migration| migration.status() == MigrationStatus::Applied).count())
+async fn count(db: &DatabaseConnection) -> Result<usize, DbErr> {
+    let tx = begin(db).await?;
+    let applied = applied(&tx).await?;
+    tx.commit().await?;
+    Ok(applied.len())
 }
 
 /// Once nothing is applied any more, the list of what is goes as well: nothing of ours is left.
 async fn forget_all(db: &DatabaseConnection) -> Result<(), DbErr> {
-    if applied(db).await? > 0 {
-        return Ok(());
-    }
     let sql = "DO $$ BEGIN
         IF to_regclass('seaql_migrations') IS NOT NULL AND NOT EXISTS (SELECT FROM seaql_migrations) THEN
             DROP TABLE seaql_migrations;
@@ -178,15 +269,16 @@ fn is_in_the_way(error: &DbErr) -> bool {
 /// PostgreSQL: under an advisory lock of a transaction of its own, which needs no session (a pooler in transaction mode
 /// keeps it) and falls with its process. SQLite: what is pending is applied in transactions, so of two processes one loses cleanly
 /// and looks again.
-async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
+async fn exclusively(target: Target<'_>, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
+    let ground = Ground::of(target);
+    let db = &ground.db;
     if db.get_database_backend() == DbBackend::Postgres {
-        status(db).await?;
-        let patient = patient(db);
-        let lock = lock(&patient).await?;
-        let done = direction.persistently(&patient, steps).await;
-        let released = lock.commit().await.and(patient.close().await);
-        return Ok(done.and(released)?);
+        let done = locked(db, direction, steps).await;
+        let closed = ground.close().await;
+        done?;
+        return Ok(closed?);
     }
+    refuse_newer(db).await?;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -201,17 +293,22 @@ async fn exclusively(db: &DatabaseConnection, direction: Direction, steps: Optio
     }
 }
 
-/// Two connections to the same database that wait as long as it takes: the build of an index on a large table outlasts every limit that is
-/// right for the statements of a server. One holds the lock, the other works.
-pub(crate) fn patient(db: &DatabaseConnection) -> DatabaseConnection {
-    let given = db.get_postgres_connection_pool();
-    let limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"];
-    let options = given.connect_options().as_ref().clone().options(limits.map(|limit| (limit, "0")));
-    let pool = PgPoolOptions::new()
-        .max_connections(2)
-        .acquire_timeout(given.options().get_acquire_timeout())
-        .connect_lazy_with(options);
-    SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
+/// Of the two connections one holds the lock, the other works.
+async fn locked(db: &DatabaseConnection, direction: Direction, steps: Option<u32>) -> Result<(), MigrateError> {
+    let looking = begin(db).await?;
+    status(&looking).await?;
+    refuse_newer(&looking).await?;
+    if matches!(direction, Direction::Up) {
+        let wrong = preflight(&looking).await?;
+        if !wrong.is_empty() {
+            return Err(MigrateError::CannotAdopt { wrong });
+        }
+    }
+    looking.commit().await?;
+    let lock = lock(db).await?;
+    let done = direction.persistently(db, steps).await;
+    let released = lock.commit().await;
+    Ok(done.and(released)?)
 }
 
 /// Holds the lock until the transaction ends, however long another process takes before.
@@ -222,8 +319,7 @@ pub(crate) fn patient(db: &DatabaseConnection) -> DatabaseConnection {
 async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let mut told = false;
     loop {
-        #[expect(clippy::disallowed_methods, reason = "PostgreSQL only; the trap is SQLite's")]
-        let lock = db.begin().await?;
+        let lock = begin(db).await?;
         let sql = format!("SELECT pg_try_advisory_xact_lock({LOCK_KEY}) AS held");
         let row = lock.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
         if row.map(|row| row.try_get::<bool>("", "held")).transpose()? == Some(true) {

@@ -1,6 +1,6 @@
 //! How large the indexes are, and how often each was used (PostgreSQL).
 
-use sea_orm::{DatabaseConnection, DbBackend, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement};
 use sea_orm_migration::prelude::*;
 use serde::Serialize;
 
@@ -56,7 +56,7 @@ WHERE s.schemaname = current_schema()
 ORDER BY pg_relation_size(s.indexrelid) DESC, s.indexrelname";
 
 /// Every index of the schema, the largest first.
-pub async fn usage(db: &DatabaseConnection) -> Result<Vec<IndexUse>, UsageError> {
+pub async fn usage(db: &impl ConnectionTrait) -> Result<Vec<IndexUse>, UsageError> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Err(UsageError::NotCounted);
     }

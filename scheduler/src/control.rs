@@ -13,6 +13,13 @@ use crate::{
     store,
 };
 
+/// Every job of the registry, and whether it is paused; one statement.
+pub async fn paused(db: &Db, registry: &Registry) -> Result<Vec<(&'static str, bool)>, DbErr> {
+    let rows = job_settings::Entity::find().all(db.reader()).await?;
+    let is_paused = |job: &str| rows.iter().any(|row| row.paused && row.job == job);
+    Ok(registry.names().into_iter().map(|job| (job, is_paused(job))).collect())
+}
+
 /// A job as it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobState {

@@ -89,6 +89,7 @@ pub(crate) async fn see_through(
     let task = AbortOnDropHandle::new(tokio::spawn(task.instrument(span.clone())));
     let limit = planned.settings.timeout;
     let (cut, ended) = until_end(task, limit, ground.grace, stop, &lost, &told).await;
+    let panicked = matches!(&ended, Some(Err(error)) if error.is_panic());
     let ending = ending(cut, ended, limit);
     let written = async {
         tokio::select! {
@@ -106,9 +107,17 @@ pub(crate) async fn see_through(
     (ground.observer)(&News::Ended { job, outcome, seconds });
     let error = ending.as_ref().and_then(|ending| ending.error.as_deref());
     span.in_scope(|| match outcome {
-        RunOutcome::Succeeded => tracing::debug!(seconds, slot = %run.slot, "a run succeeded"),
+        RunOutcome::Succeeded => tracing::info!(%outcome, seconds, slot = %run.slot, "a run succeeded"),
         _ if ending.is_none() => {
             tracing::warn!(seconds, slot = %run.slot, "a run lost its lease; nothing of it is written any more");
+        }
+        RunOutcome::Failed | RunOutcome::TimedOut => {
+            // Of a panic its own line has told.
+            if panicked {
+                tracing::error!(%outcome, seconds, slot = %run.slot, error, after_panic = true, "a run did not succeed");
+            } else {
+                tracing::error!(%outcome, seconds, slot = %run.slot, error, "a run did not succeed");
+            }
         }
         outcome => tracing::warn!(%outcome, seconds, slot = %run.slot, error, "a run did not succeed"),
     });
@@ -197,7 +206,8 @@ async fn keep(ground: Ground, job: &'static str, token: i64, lost: CancellationT
     loop {
         sleep(ground.lease / 3).await;
         let begun = Instant::now();
-        let renewing = lease::renew(&ground.db, job, token, ground.lease);
+        let reserved = ground.db.reserved();
+        let renewing = lease::renew(&reserved, job, token, ground.lease);
         // On SQLite it may wait for a long transaction of this very run; nobody else can take the lease over meanwhile.
         let renewing = if ground.db.backend() == DbBackend::Sqlite {
             renewing.await

@@ -147,8 +147,19 @@ fn subscription(found: &mut Found<'_>, row: &Value, stripe: &TrueSubscription, o
     found.check("status", text(&row["status"]), Some(stripe.status.as_str()));
     found.check("user", text(&row["user_id"]), owner);
     found.check("customer", text(&row["stripe_customer_id"]), Some(stripe.customer.as_str()));
-    found.check("period end", moment(seconds(&row["current_period_end"])), moment(stripe.period_end));
-    found.check("cancel_at", moment(seconds(&row["cancel_at"])), moment(stripe.cancel_at));
+    for (field, here, stripe) in [
+        ("period start", &row["current_period_start"], stripe.period_start),
+        ("period end", &row["current_period_end"], stripe.period_end),
+        ("anchor", &row["billing_cycle_anchor"], stripe.anchor),
+        ("trial start", &row["trial_start"], stripe.trial_start),
+        ("trial end", &row["trial_end"], stripe.trial_end),
+        ("cancel_at", &row["cancel_at"], stripe.cancel_at),
+        ("canceled_at", &row["canceled_at"], stripe.canceled_at),
+        ("ended_at", &row["ended_at"], stripe.ended_at),
+    ] {
+        found.check(field, moment(seconds(here)), moment(stripe));
+    }
+    found.check("pause", text(&row["pause_collection"]), stripe.pause.as_deref());
     found.check("cancel_at_period_end", row["cancel_at_period_end"].as_bool(), Some(stripe.cancel_at_period_end));
     let none = Vec::new();
     let items = row["items"].as_array().unwrap_or(&none).iter();

@@ -23,6 +23,8 @@ pub struct Faults {
     pub delay: Share,
     /// Is told under two ids.
     pub twins: Share,
+    /// Somebody without the secret sends something like it as well.
+    pub forged: Share,
 }
 
 /// One delivery of an event to an endpoint.
@@ -34,6 +36,8 @@ pub(crate) struct Delivery {
     pub(crate) attempts: u32,
     /// True for one more delivery of an event that has arrived, or will.
     pub(crate) again: bool,
+    /// True where somebody without the secret is to send something like it.
+    pub(crate) forged: bool,
 }
 
 /// What was decided.
@@ -68,6 +72,11 @@ impl Outbox {
         Self { queue: BTreeMap::new(), count: 0, chance, faults, decided: Decided::default() }
     }
 
+    /// From now on this befalls what happens.
+    pub(crate) fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
     /// Takes what has just happened, and decides what becomes of it.
     pub(crate) fn send(&mut self, account: &mut Account, events: Vec<Arc<Event>>) {
         for event in events {
@@ -95,6 +104,7 @@ impl Outbox {
         let reordered = self.chance.chance(self.faults.reorder);
         let delayed = self.chance.chance(self.faults.delay);
         let duplicated = self.chance.chance(self.faults.duplicate);
+        let forged = self.chance.chance(self.faults.forged);
         let (overtaken, late, again) =
             (self.far(), self.chance.between(HOUR, 3 * DAY), self.chance.between(1, 2 * DAY));
         if dropped {
@@ -118,10 +128,16 @@ impl Outbox {
             self.decided.duplicates += 1;
             self.put(
                 at + again,
-                Delivery { event: Arc::clone(&event), endpoint: endpoint.to_owned(), attempts: 0, again: true },
+                Delivery {
+                    event: Arc::clone(&event),
+                    endpoint: endpoint.to_owned(),
+                    attempts: 0,
+                    again: true,
+                    forged: false,
+                },
             );
         }
-        self.put(at + way, Delivery { event, endpoint: endpoint.to_owned(), attempts: 0, again: false });
+        self.put(at + way, Delivery { event, endpoint: endpoint.to_owned(), attempts: 0, again: false, forged });
     }
 
     /// Between two seconds and half a day, as often near as far: most of what overtakes comes within minutes.
@@ -198,6 +214,7 @@ mod tests {
             reorder: Share::percent(20),
             delay: Share::percent(5),
             twins: Share::percent(8),
+            forged: Share::percent(5),
         };
         let (decided, arrived) = post(all);
         assert!(near(decided.dropped, 5) && near(decided.twins, 8), "{decided:?}");

@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     delivery::{Delivery, Outbox},
     host::Host,
+    moments::Moments,
     record::{Entry, Recorder},
     run::{Progress, RunError},
     server::Stripe,
@@ -25,8 +26,6 @@ use crate::{
     world::SimulatedUser,
 };
 
-/// How long an endpoint may take. Stripe does not publish its figure; others report up to 30 seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Between the first failure of a delivery and the next try; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two tries.
@@ -47,7 +46,19 @@ pub(crate) struct Figures {
     /// Attempts that were not answered 2xx.
     pub(crate) failed: u64,
     pub(crate) gave_up: u64,
+    /// Sent by somebody without the secret.
+    pub(crate) forged: u64,
+    /// Of these answered 2xx, which none may be.
+    pub(crate) forged_taken: u64,
     pub(crate) slowest: Duration,
+}
+
+/// What is over.
+#[derive(Debug)]
+enum Over {
+    Attempt(Landed),
+    /// What somebody else sent, and whether it was taken.
+    Forged(bool),
 }
 
 /// An attempt that is over.
@@ -84,13 +95,16 @@ pub(crate) struct Driver<'p> {
     pub(crate) figures: Figures,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) rotation: Option<Rotation>,
+    /// What has happened, told or lost.
+    pub(crate) moments: Moments,
     /// By when they are made; the next one is the last.
     users: Vec<SimulatedUser>,
-    flying: JoinSet<Landed>,
+    flying: JoinSet<Over>,
     waiting: BTreeMap<(Instant, u64), (Delivery, Instant)>,
     count: u64,
     at_once: usize,
     give_up_after: Duration,
+    timeout: Duration,
     /// Virtual seconds in a real one, at most.
     speed: Option<f64>,
     begun: (Instant, i64),
@@ -102,6 +116,8 @@ pub(crate) struct Driver<'p> {
 pub(crate) struct DriverOptions {
     pub(crate) at_once: usize,
     pub(crate) give_up_after: Duration,
+    /// How long an endpoint may take.
+    pub(crate) timeout: Duration,
     pub(crate) speed: Option<f64>,
 }
 
@@ -129,12 +145,14 @@ impl<'p> Driver<'p> {
             figures: Figures::default(),
             recorder: None,
             rotation: None,
+            moments: Moments::default(),
             users,
             flying: JoinSet::new(),
             waiting: BTreeMap::new(),
             count: 0,
             at_once: options.at_once.max(1),
             give_up_after: options.give_up_after,
+            timeout: options.timeout,
             speed: options.speed,
             begun: (Instant::now(), now),
             told: Instant::now(),
@@ -204,6 +222,9 @@ impl<'p> Driver<'p> {
     fn collect(&mut self) -> i64 {
         let mut world = self.stripe.world();
         let events = world.take_events();
+        for event in &events {
+            self.moments.note(event);
+        }
         self.outbox.send(&mut world.account, events);
         let now = world.now();
         if let Some(rotation) = self.rotation.take_if(|rotation| rotation.at <= now) {
@@ -250,7 +271,7 @@ impl<'p> Driver<'p> {
         self.outbox.take(now).map(|delivery| (delivery, None))
     }
 
-    fn fly(&mut self, delivery: Delivery, since: Option<Instant>, now: i64) -> Result<(), RunError> {
+    fn fly(&mut self, mut delivery: Delivery, since: Option<Instant>, now: i64) -> Result<(), RunError> {
         let body = delivery.event.body();
         let (url, header) = {
             let world = self.stripe.world();
@@ -263,11 +284,14 @@ impl<'p> Driver<'p> {
             let (event, attempt) = (delivery.event.id.clone(), delivery.attempts + 1);
             recorder.write(&Entry::Delivery { at: now, event, attempt, body: body.clone() })?;
         }
+        if std::mem::take(&mut delivery.forged) {
+            self.forge(&delivery.event.id, url.clone(), &body);
+        }
         self.figures.attempts += 1;
-        let http = self.host.http.clone();
+        let (http, timeout) = (self.host.http.clone(), self.timeout);
         self.flying.spawn(async move {
             let begun = Instant::now();
-            let request = http.post(url).timeout(PATIENCE).header("stripe-signature", header);
+            let request = http.post(url).timeout(timeout).header("stripe-signature", header);
             let request = request.header(CONTENT_TYPE, "application/json; charset=utf-8").body(body);
             let answer = match request.send().await {
                 Ok(response) => {
@@ -277,9 +301,20 @@ impl<'p> Driver<'p> {
                 }
                 Err(_) => None,
             };
-            Landed { delivery, since, answer, took: begun.elapsed() }
+            Over::Attempt(Landed { delivery, since, answer, took: begun.elapsed() })
         });
         Ok(())
+    }
+
+    /// Somebody without the secret sends an event that says that everything is over.
+    fn forge(&mut self, event: &str, url: String, body: &str) {
+        let body = body.replacen(event, &format!("{event}x"), 1).replace("\"active\"", "\"canceled\"");
+        let header = signature::header(&["whsec_of_somebody_else"], real_now(), body.as_bytes());
+        let request = self.host.http.post(url).timeout(self.timeout).header("stripe-signature", header).body(body);
+        self.figures.forged += 1;
+        self.flying.spawn(async move {
+            Over::Forged(request.send().await.is_ok_and(|response| response.status().is_success()))
+        });
     }
 
     async fn land_next(&mut self) {
@@ -288,9 +323,16 @@ impl<'p> Driver<'p> {
         }
     }
 
-    fn land(&mut self, landed: Result<Landed, tokio::task::JoinError>) {
-        // A task that panicked has told so.
-        let Ok(Landed { mut delivery, since, answer, took }) = landed else { return };
+    fn land(&mut self, landed: Result<Over, tokio::task::JoinError>) {
+        let Landed { mut delivery, since, answer, took } = match landed {
+            Ok(Over::Attempt(landed)) => landed,
+            Ok(Over::Forged(taken)) => {
+                self.figures.forged_taken += u64::from(taken);
+                return;
+            }
+            // A task that panicked has told so.
+            Err(_) => return,
+        };
         if let Some((status, body)) = answer
             && status.is_success()
         {

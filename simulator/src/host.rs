@@ -174,6 +174,15 @@ impl Host {
         self.ask("making a user", request).await.map(drop)
     }
 
+    /// Somebody uses what they have; an allowance that is used up is no error.
+    pub(crate) async fn use_some(&self, id: &str, amount: i64) -> Result<(), HostError> {
+        let request = self.host(Method::POST, &format!("/api/v1/users/{id}/usage")).json(&json!({ "amount": amount }));
+        match self.ask("using some", request).await {
+            Ok(_) | Err(HostError::Refused { status: 429, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(crate) async fn user(&self, id: &str) -> Result<Option<Value>, HostError> {
         self.ask("reading a user", self.host(Method::GET, &format!("/api/v1/users/{id}"))).await
     }
@@ -204,6 +213,44 @@ impl Host {
             failed: count("failed"),
             skipped: count("skipped"),
         })
+    }
+
+    /// A reconciliation that only looks: how it came out, and what it found. `None` where the server cannot.
+    pub(crate) async fn dry_run(&self) -> Result<Option<(String, Vec<Value>)>, HostError> {
+        const RUNS: &str = "/api/v1/admin/reconciliations";
+        let deadline = Instant::now() + JOB;
+        // A job's own run may be under way.
+        let begun = loop {
+            let request = self.admin(Method::POST, RUNS).json(&json!({ "mode": "dry_run" }));
+            match self.ask("beginning a dry run", request).await {
+                Err(HostError::Refused { status: 409, detail, .. }) => {
+                    if !detail.contains("under way") || Instant::now() >= deadline {
+                        return Ok(None);
+                    }
+                    sleep(LOOK).await;
+                }
+                answer => break answer?,
+            }
+        };
+        let Some(id) = begun.and_then(|begun| begun["id"].as_str().map(str::to_owned)) else { return Ok(None) };
+        let mut drifts = Vec::new();
+        let mut path = format!("{RUNS}/{id}?limit=100");
+        loop {
+            let page = self.ask("looking at a dry run", self.admin(Method::GET, &path)).await?.unwrap_or_default();
+            if page["reconciliation"]["finished_at"].is_null() {
+                if Instant::now() >= deadline {
+                    return Err(HostError::Endless("reconcile_subscriptions".to_owned()));
+                }
+                sleep(LOOK).await;
+                continue;
+            }
+            drifts.extend(page["drifts"]["items"].as_array().cloned().unwrap_or_default());
+            let Some(cursor) = page["drifts"]["next_cursor"].as_str() else {
+                let outcome = page["reconciliation"]["outcome"].as_str().unwrap_or("unknown");
+                return Ok(Some((outcome.to_owned(), drifts)));
+            };
+            path = format!("{RUNS}/{id}?limit=100&cursor={cursor}");
+        }
     }
 
     /// Runs a job now and waits for its end; `None` where the server has no such job.

@@ -5,7 +5,7 @@
 //! - `rest`, `server`: the HTTP API over it
 //! - `story`, [`World`]: people who subscribe, upgrade, do not pay, leave and come back, from a seed
 //! - `delivery`, `driver`: signed webhooks, and what befalls them on their way
-//! - `truth`, `compare`: what Trueup must know in the end, derived from the account alone, beside what it says
+//! - `truth`, `compare`, `moments`, `dry_run`: what Trueup must know in the end, derived from the account alone, beside what it says
 //! - [`Run`]: all of it against a running server
 //!
 //! It knows nothing of the product but its HTTP interface, and shares no code with it: what both read out of Stripe's documentation,
@@ -16,9 +16,11 @@ mod calendar;
 mod compare;
 mod delivery;
 mod driver;
+mod dry_run;
 mod event;
 mod host;
 mod model;
+mod moments;
 mod record;
 mod render;
 mod rest;
@@ -35,11 +37,12 @@ mod world;
 pub use self::{
     compare::Difference,
     delivery::Faults,
+    dry_run::DryRun,
     event::Event,
     host::{HostError, JobRun, Target},
     record::RecordError,
     rng::{NoShare, Share},
-    run::{Progress, Replayed, Report, Run, RunError, RunOptions, replay},
+    run::{Progress, Recover, Replayed, Report, Run, RunError, RunOptions, replay},
     server::{ApiFaults, Served, Stripe},
     signature::header as signature_header,
     truth::{Standing, TrueItem, TrueSubscription, Truth},

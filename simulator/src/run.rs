@@ -1,25 +1,30 @@
 //! A whole run: the past in minutes, the deliveries with their faults, the comparison, the repairs, and the table of what came of it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, pin::Pin, time::Duration};
 
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    calendar::DAY,
+    calendar::{DAY, HOUR},
     compare::{Compared, Difference, compare},
     delivery::{Faults, Outbox},
     driver::{Driver, DriverOptions, Hold, Rotation, real_now},
+    dry_run::{self, DryRun},
     host::{Host, HostError, Inbox, JobRun, Target},
     model::Metadata,
     record::{Entry, RecordError, Recorder},
+    rng::Rng,
     server::Stripe,
     signature,
 };
 
 /// Between two looks at the server's inbox.
 const LOOK: Duration = Duration::from_millis(150);
+/// Between two uses of what somebody has, in a living world.
+const USES: Duration = Duration::from_millis(500);
 /// So many equal looks, and the inbox is settled.
 const SAME: u32 = 4;
 
@@ -34,6 +39,8 @@ pub struct RunOptions {
     pub speed: Option<f64>,
     /// Deliveries at once.
     pub at_once: usize,
+    /// How long the server may take to answer a delivery. Stripe does not publish its figure; others report up to 30 seconds.
+    pub timeout: Duration,
     /// How long a delivery is tried before Stripe gives it up.
     pub give_up_after: Duration,
     /// How long to wait for the server to converge while nothing changes any more.
@@ -43,6 +50,13 @@ pub struct RunOptions {
     /// Where the deliveries are written down.
     pub record: Option<PathBuf>,
 }
+
+/// Has the server fetch every event since this second from Stripe's Events API, and gives its report. The server's own job knows no past: its first
+/// cursor is the moment at which it runs first, which in a simulated world is after everything.
+pub type Recover = dyn Fn(i64) -> Pin<Box<dyn Future<Output = Result<Value, String>> + Send>> + Send + Sync;
+
+/// Stripe keeps events for 30 days; as long as it takes to fetch them is left.
+const RECALL: i64 = 30 * DAY - 2 * HOUR;
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +109,10 @@ pub struct Report {
     pub attempts_failed: u64,
     /// Given up in the end.
     pub gave_up: u64,
+    /// Sent by somebody without the secret.
+    pub forged: u64,
+    /// Of these answered 2xx; none may be.
+    pub forged_taken: u64,
     /// Answered 2xx.
     pub delivered: u64,
     /// Of these stored by the server as new.
@@ -113,8 +131,12 @@ pub struct Report {
     pub users: u64,
     /// Subscriptions compared; none where the server does not list them.
     pub subscriptions: Option<u64>,
-    /// Subscriptions that the server marks as told ambiguously.
+    /// Subscriptions that the server marks as told ambiguously, after webhooks alone.
     pub needs_refresh: Vec<String>,
+    /// Subscriptions of which webhooks do leave open how they are, by the events themselves.
+    pub ambiguous: Vec<String>,
+    /// Whose they are.
+    pub ambiguous_users: Vec<String>,
     /// Differences after webhooks alone.
     pub differences_after_webhooks: u64,
     /// The recovery of missed events, where it was asked for; none: the server has no such job.
@@ -123,6 +145,8 @@ pub struct Report {
     pub recovered: Option<u64>,
     /// Differences after recovery.
     pub differences_after_recovery: Option<u64>,
+    /// What a reconciliation that only looks had to tell then, where one was asked for.
+    pub dry_run: Option<DryRun>,
     /// The reconciliation, where it was asked for; none: the server has no such job.
     pub reconciliation: Option<JobRun>,
     /// Repaired by reconciliation.
@@ -178,8 +202,12 @@ impl<'p> Run<'p> {
             );
             (endpoint, world.now())
         };
-        let settings =
-            DriverOptions { at_once: options.at_once, give_up_after: options.give_up_after, speed: options.speed };
+        let settings = DriverOptions {
+            at_once: options.at_once,
+            give_up_after: options.give_up_after,
+            timeout: options.timeout,
+            speed: options.speed,
+        };
         let mut driver = Driver::new(stripe, outbox, host, &settings, progress);
         driver.rotation = secrets.get(1).map(|secret| Rotation {
             at: start + (real_now() - start) / 2,
@@ -255,20 +283,21 @@ impl<'p> Run<'p> {
         }
     }
 
-    /// Compares everything, asks for repairs where that is wanted, and tells what came of it all.
-    pub async fn finish(&mut self) -> Result<Report, RunError> {
+    /// Compares everything, asks for repairs where that is wanted and something was lost or differs, and tells what came of it all.
+    pub async fn finish(&mut self, recover: Option<&Recover>) -> Result<Report, RunError> {
         let since = Instant::now();
         let (mut compared, mut inbox) = self.converge().await?;
         let after_webhooks = compared.differences.len() as u64;
-        let mut recovery = None;
-        let mut after_recovery = None;
-        let mut reconciliation = None;
-        if self.options.repair && after_webhooks > 0 {
-            recovery = self.driver.host.run_job("recover_missed_events").await?;
+        let needs_refresh = std::mem::take(&mut compared.needs_refresh);
+        let (mut recovery, mut after_recovery, mut dry_run, mut reconciliation) = (None, None, None, None);
+        let lost = self.driver.outbox.decided.dropped + self.driver.figures.gave_up;
+        if self.options.repair && (after_webhooks > 0 || lost > 0) {
+            recovery = self.recover(recover).await?;
             if recovery.is_some() {
                 (compared, inbox) = self.converge().await?;
                 after_recovery = Some(compared.differences.len() as u64);
             }
+            dry_run = self.look(&compared).await?;
             if !compared.differences.is_empty() {
                 reconciliation = self.driver.host.run_job("reconcile_subscriptions").await?;
                 if reconciliation.is_some() {
@@ -281,6 +310,9 @@ impl<'p> Run<'p> {
             let world = self.driver.stripe.world();
             (world.truth(), world.now())
         };
+        let ambiguous = self.driver.moments.ambiguous();
+        let open = truth.subscriptions.iter().filter(|subscription| ambiguous.binary_search(&subscription.id).is_ok());
+        let ambiguous_users = open.filter_map(|subscription| subscription.owner.clone()).collect();
         if let Some(recorder) = &mut self.driver.recorder {
             recorder.write(&Entry::Truth { truth })?;
             recorder.finish()?;
@@ -298,6 +330,8 @@ impl<'p> Run<'p> {
             attempts: figures.attempts,
             attempts_failed: figures.failed,
             gave_up: figures.gave_up,
+            forged: figures.forged,
+            forged_taken: figures.forged_taken,
             delivered: figures.delivered,
             recorded: figures.recorded,
             duplicates: figures.duplicates,
@@ -307,11 +341,14 @@ impl<'p> Run<'p> {
             failed: inbox.failed,
             users: compared.users,
             subscriptions: compared.subscriptions,
-            needs_refresh: compared.needs_refresh.into_iter().collect(),
+            needs_refresh: needs_refresh.into_iter().collect(),
+            ambiguous,
+            ambiguous_users,
             differences_after_webhooks: after_webhooks,
             recovered: counted(&recovery, "stored"),
             recovery,
             differences_after_recovery: after_recovery,
+            dry_run,
             repaired: counted(&reconciliation, "repaired"),
             reconciliation,
             differences: compared.differences,
@@ -322,17 +359,58 @@ impl<'p> Run<'p> {
         })
     }
 
-    /// Lives on in real time until told to stop; `pace` is about how many seconds lie between two acts of one person.
+    /// Fetches what never arrived, as far back as Stripe remembers; none where the server cannot.
+    async fn recover(&self, recover: Option<&Recover>) -> Result<Option<JobRun>, RunError> {
+        let Some(recover) = recover else {
+            return Ok(self.driver.host.run_job("recover_missed_events").await?);
+        };
+        let since = self.begun.1.max(real_now() - RECALL);
+        Ok(Some(match recover(since).await {
+            Ok(report) => JobRun { outcome: "succeeded".to_owned(), report, error: None },
+            Err(error) => JobRun { outcome: "failed".to_owned(), report: Value::Null, error: Some(error) },
+        }))
+    }
+
+    /// Has the server look, and holds what it tells against what was compared.
+    async fn look(&self, compared: &Compared) -> Result<Option<DryRun>, RunError> {
+        let Some((outcome, drifts)) = self.driver.host.dry_run().await? else { return Ok(None) };
+        let (truth, now) = {
+            let world = self.driver.stripe.world();
+            (world.truth(), world.now())
+        };
+        Ok(Some(dry_run::judge(&outcome, &drifts, &compared.differences, &truth, now)))
+    }
+
+    /// From now on this befalls the deliveries.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.driver.outbox.set_faults(faults);
+    }
+
+    /// Lives on in real time until told to stop; `pace` is about how many seconds lie between two acts of one person. About twice a second
+    /// somebody uses what they have.
     pub async fn live(&mut self, pace: i64, stop: &CancellationToken) -> Result<(), RunError> {
         self.driver.stripe.world().set_pace(pace);
+        let mut chance = Rng::new(self.options.seed, "usage");
+        let mut used = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = sleep(LOOK) => {}
             }
+            let now = real_now();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                done = self.driver.drive(real_now(), Hold::No) => done?,
+                done = self.driver.drive(now, Hold::No) => done?,
+            }
+            if used.elapsed() >= USES {
+                used = Instant::now();
+                let users: Vec<String> = {
+                    let world = self.driver.stripe.world();
+                    world.users().iter().filter(|user| user.made_at <= now).map(|user| user.id.clone()).collect()
+                };
+                if let Some(user) = chance.pick(&users) {
+                    self.driver.host.use_some(user, chance.between(1, 3)).await?;
+                }
             }
         }
     }

@@ -38,12 +38,26 @@ pub struct TrueSubscription {
     pub items: Vec<TrueItem>,
     /// Its own word on its tier.
     pub tier: Option<String>,
+    /// Earliest start among the items.
+    pub period_start: Option<i64>,
     /// Latest end among the items.
     pub period_end: Option<i64>,
+    /// What periods are counted from.
+    pub anchor: Option<i64>,
+    /// Start of the trial.
+    pub trial_start: Option<i64>,
+    /// End of the trial.
+    pub trial_end: Option<i64>,
     /// A date on which it is scheduled to end.
     pub cancel_at: Option<i64>,
     /// Whether it ends with its period.
     pub cancel_at_period_end: bool,
+    /// When its end was asked for.
+    pub canceled_at: Option<i64>,
+    /// When it ended.
+    pub ended_at: Option<i64>,
+    /// What becomes of its invoices while their collection is paused.
+    pub pause: Option<String>,
 }
 
 /// An item as it is.
@@ -88,8 +102,17 @@ impl TrueSubscription {
     }
 
     fn is_over(&self, now: i64) -> bool {
+        self.has_ended() || self.scheduled_end().is_some_and(|end| end <= now)
+    }
+
+    /// True for what never comes back, whatever its dates say.
+    pub(crate) fn has_ended(&self) -> bool {
         matches!(self.status.as_str(), "canceled" | "incomplete_expired")
-            || self.scheduled_end().is_some_and(|end| end <= now)
+    }
+
+    /// True where its status gives access and no plan names what it sells.
+    pub(crate) fn is_unmapped(&self, plans: &[Plan]) -> bool {
+        matches!(self.status.as_str(), "active" | "trialing" | "past_due") && self.plan(plans).is_none()
     }
 
     /// The highest plan among its items, by its place in the list.
@@ -226,9 +249,16 @@ pub(crate) fn of(account: &Account, users: &[SimulatedUser], plans: &[Plan]) -> 
         created: subscription.created,
         items: items(account, subscription),
         tier: subscription.metadata.get("tier").cloned(),
+        period_start: subscription.items.iter().map(|item| item.period_start).min(),
         period_end: subscription.period_end(),
+        anchor: Some(subscription.anchor),
+        trial_start: subscription.trial_start,
+        trial_end: subscription.trial_end,
         cancel_at: subscription.cancel_at,
         cancel_at_period_end: subscription.cancel_at_period_end,
+        canceled_at: subscription.canceled_at,
+        ended_at: subscription.ended_at,
+        pause: subscription.pause_collection.as_ref().map(|pause| pause.behavior.clone()),
     });
     Truth { plans: plans.to_vec(), users: users.to_vec(), subscriptions: subscriptions.collect() }
 }

@@ -56,8 +56,6 @@ pub struct WorldOptions {
     pub plans: Vec<Plan>,
     /// How often two changes of one subscription fall into one second.
     pub bursts: Share,
-    /// Whether some pay under an address that is not the user's, so that only the session tells whose the subscription is.
-    pub other_addresses: bool,
 }
 
 /// A user of the host.
@@ -157,7 +155,6 @@ mod tests {
             version: ApiVersion::Endive,
             plans: Plan::defaults(),
             bursts: Share::NONE,
-            other_addresses: true,
         }
     }
 

@@ -23,6 +23,9 @@ use uuid::Uuid;
 /// Names the administrative database under which PostgreSQL tests make their own.
 pub const POSTGRES_VARIABLE: &str = "TRUEUP_TEST_POSTGRES";
 
+/// The same server without the pooler that the other variable leads through: what a test does beside the program takes this way.
+pub const DIRECT_VARIABLE: &str = "TRUEUP_TEST_POSTGRES_DIRECT";
+
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -37,6 +40,8 @@ pub enum Kind {
 pub struct TestDb {
     kind: Kind,
     url: String,
+    /// Past the pooler, where there is one.
+    direct: String,
     _folder: Option<TempDir>,
     name: Option<String>,
 }
@@ -48,14 +53,18 @@ impl TestDb {
             Kind::Sqlite => {
                 let folder = memory_folder().expect("a temporary folder can be made");
                 let url = format!("sqlite://{}/test.db", folder.path().display());
-                Self { kind, url, _folder: Some(folder), name: None }
+                Self { kind, direct: url.clone(), url, _folder: Some(folder), name: None }
             }
             Kind::Postgres => {
-                let admin = postgres().expect("asked for only where it is there");
                 let name = format!("trueup_{}", Uuid::new_v4().simple());
-                run(&admin, &format!("CREATE DATABASE {name}")).await;
-                let (server, _) = admin.rsplit_once('/').expect("a URL with a database");
-                Self { kind, url: format!("{server}/{name}"), _folder: None, name: Some(name) }
+                let beside = direct().expect("asked for only where it is there");
+                run(&beside, &format!("CREATE DATABASE {name}")).await;
+                let of = |admin: &str| {
+                    let (server, _) = admin.rsplit_once('/').expect("a URL with a database");
+                    format!("{server}/{name}")
+                };
+                let url = of(&postgres().expect("asked for only where it is there"));
+                Self { kind, url, direct: of(&beside), _folder: None, name: Some(name) }
             }
         }
     }
@@ -83,7 +92,7 @@ impl TestDb {
     pub async fn connect(&self) -> DatabaseConnection {
         let mut options = ConnectOptions::new(match self.kind {
             Kind::Sqlite => format!("{}?mode=rwc", self.url),
-            Kind::Postgres => self.url.clone(),
+            Kind::Postgres => self.direct.clone(),
         });
         options.max_connections(2).sqlx_logging(false);
         Database::connect(options).await.expect("the test's own database answers")
@@ -92,7 +101,7 @@ impl TestDb {
 
 impl Drop for TestDb {
     fn drop(&mut self) {
-        let (Some(name), Some(admin)) = (self.name.take(), postgres()) else { return };
+        let (Some(name), Some(admin)) = (self.name.take(), direct()) else { return };
         // A thread with a runtime of its own: a test's runtime cannot be waited for from within.
         let dropped = std::thread::spawn(move || {
             let runtime =
@@ -119,6 +128,10 @@ async fn run(url: &str, sql: &str) {
 
 fn postgres() -> Option<String> {
     std::env::var(POSTGRES_VARIABLE).ok().filter(|url| !url.is_empty())
+}
+
+fn direct() -> Option<String> {
+    std::env::var(DIRECT_VARIABLE).ok().filter(|url| !url.is_empty()).or_else(postgres)
 }
 
 /// The kinds of database at hand: always `SQLite`; PostgreSQL where there is a server.

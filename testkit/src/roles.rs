@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 
-use crate::postgres;
+use crate::direct;
 
 /// The bytes of `roles`.
 const LOCK_KEY: i64 = 0x0072_6f6c_6573;
@@ -59,7 +59,7 @@ impl Roles {
 
 /// A session of its own that holds the lock until it is closed, or its test is gone.
 async fn session(lock: &str) -> DatabaseConnection {
-    let mut options = ConnectOptions::new(postgres().expect("asked for only where it is there"));
+    let mut options = ConnectOptions::new(direct().expect("asked for only where it is there"));
     options.min_connections(1).max_connections(1).sqlx_logging(false).idle_timeout(Duration::from_hours(1));
     let session = Database::connect(options).await.expect("the PostgreSQL server of the tests answers");
     session.execute_unprepared(&format!("SELECT {lock}({LOCK_KEY})")).await.expect("the turn comes");

@@ -185,7 +185,9 @@ impl Dialogue {
                     let letter = Letter { to: recipient.clone(), text };
                     self.act(Step::Letter(&recipient), "250 taken", Some(letter)).await?;
                 }
-                "EHLO" | "NOOP" | "RSET" => self.say("250 ok").await?,
+                "EHLO" => self.say("250-ok\r\n250 AUTH PLAIN").await?,
+                "AUTH" => self.say("235 welcome").await?,
+                "NOOP" | "RSET" => self.say("250 ok").await?,
                 "QUIT" => {
                     self.say("221 bye").await?;
                     return None;

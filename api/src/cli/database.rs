@@ -10,7 +10,10 @@ use super::{
     Usage,
     output::{self, Table},
 };
-use crate::{config::Config, serve::out_of_reach};
+use crate::{
+    config::Config,
+    serve::{out_of_reach, target},
+};
 
 /// What can be done with the schema.
 #[derive(Debug, Subcommand)]
@@ -49,7 +52,7 @@ pub(super) async fn migrate(migrate: Migrate, config: &Config) -> Result<ExitCod
             } else {
                 connect(config).await?
             };
-            let plan = migration::plan(db.reader(), steps).await?;
+            let plan = migration::plan(target(&db), steps).await?;
             if plan.migrations.is_empty() {
                 output::line(format_args!("-- nothing is pending ({})", config.database_shown()))?;
             } else {
@@ -59,7 +62,7 @@ pub(super) async fn migrate(migrate: Migrate, config: &Config) -> Result<ExitCod
         Migrate::Up { steps, dry_run: false } => {
             let db = connect(config).await?;
             let before = migration::pending(db.reader()).await?;
-            migration::up(db.reader(), steps).await?;
+            migration::up(target(&db), steps).await?;
             let left = migration::pending(db.reader()).await?;
             // Another process may have migrated at the same time.
             let applied = before.saturating_sub(left);
@@ -81,7 +84,7 @@ pub(super) async fn migrate(migrate: Migrate, config: &Config) -> Result<ExitCod
                     config.database_shown()
                 )));
             }
-            migration::down(db.reader(), Some(u32::try_from(count)?)).await?;
+            migration::down(target(&db), Some(u32::try_from(count)?)).await?;
             output::line(format_args!("took back {names}"))?;
         }
         Migrate::Status => {

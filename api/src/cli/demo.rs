@@ -10,11 +10,32 @@ use tokio_util::sync::CancellationToken;
 use super::{
     output,
     own_server::{OwnServer, Wanted, stop_on_signal},
-    simulate::{Bar, KEY},
+    simulate::KEY,
+    simulate_report::Bar,
 };
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
+
+/// Every job every minute, so that a newcomer, and whoever looks at dashboards, need not wait for hours.
+const JOBS: [&str; 8] = [
+    "retry_pending_webhooks",
+    "reconcile_subscriptions",
+    "recover_missed_events",
+    "reset_monthly_usage",
+    "expire_entitlements",
+    "check_webhook_endpoint",
+    "send_emails",
+    "prune_webhooks",
+];
+
+/// The settings of the demo's server.
+fn settings() -> String {
+    JOBS.iter().fold(String::new(), |mut text, name| {
+        let _ = writeln!(text, "[jobs.{name}]\nschedule = \"0 * * * * *\"\njitter = \"1s\"\n");
+        text
+    })
+}
 
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
@@ -59,7 +80,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
             version: ApiVersion::Endive,
             plans: Plan::defaults(),
             bursts: Share::percent(2),
-            other_addresses: true,
         }),
         KEY,
         seed,
@@ -67,11 +87,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
     let fake = stripe.serve(listener, stop.clone()).context("the simulated Stripe cannot serve")?;
     stripe.set_faults(ApiFaults { most_per_second: Some(100), ..ApiFaults::default() });
     let api = fake.url();
+    let settings = settings();
     let server = OwnServer::start(Wanted {
         data: args.data.as_deref(),
         listen: Some(&args.listen),
         stripe: Some((&api, KEY)),
         secrets: 1,
+        settings: &settings,
         ..Wanted::default()
     })
     .await?;
@@ -101,6 +123,7 @@ async fn live(
         },
         speed: None,
         at_once: 16,
+        timeout: Duration::from_secs(30),
         give_up_after: Duration::from_mins(2),
         patience: Duration::from_secs(3),
         repair: true,
@@ -109,7 +132,7 @@ async fn live(
     let mut run = Run::new(stripe, server.target.clone(), options, &tell)?;
     let past = async {
         run.past().await?;
-        run.finish().await
+        run.finish(None).await
     };
     let report = tokio::select! {
         report = past => report?,
@@ -126,6 +149,20 @@ async fn live(
     ))?;
     let someone = stripe.world().users().first().map(|user| user.email.clone()).unwrap_or_default();
     output::line(welcome(server, api, &someone, std::io::stdout().is_terminal()))?;
+    // Something goes wrong all the time, so that there is something to see: what is lost is recovered or repaired within minutes.
+    run.set_faults(Faults {
+        drop: Share::percent(3),
+        duplicate: Share::percent(5),
+        twins: Share::percent(1),
+        forged: Share::percent(2),
+        ..Faults::default()
+    });
+    stripe.set_faults(ApiFaults {
+        limited: Share::percent(2),
+        broken: Share::percent(1),
+        most_per_second: Some(100),
+        ..ApiFaults::default()
+    });
     run.live(i64::from(args.customers).saturating_mul(args.pace), stop).await?;
     output::line("stopped")?;
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,8 @@ mod check;
 mod client;
 mod database;
 mod demo;
+#[cfg(test)]
+mod deployed;
 mod emails;
 mod jobs;
 mod output;
@@ -15,6 +17,7 @@ mod release;
 mod schema;
 mod serve;
 mod simulate;
+mod simulate_report;
 mod trigger;
 mod usage;
 mod users;
@@ -24,7 +27,7 @@ mod webhooks;
 use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     config::{Config, ConfigErrors},
@@ -76,12 +79,8 @@ enum Command {
     Reconcile(reconcile::ReconcileArgs),
     /// Fetch the events whose webhooks never arrived (works on the database)
     Recover(reconcile::RecoverArgs),
-    /// Tell what is misconfigured or does not work, and how to mend it; exit code 1 where something does not
-    Check {
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
+    /// Look at everything that must be right before going live, and tell how to mend what is not; exit code 1 where something does not work
+    Check(check::Args),
     /// Look at the outbox of e-mails, or try some again (works on the database)
     #[command(subcommand)]
     Emails(emails::Emails),
@@ -105,6 +104,11 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
+
+/// The command line, for whoever describes it or checks what is written of it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -138,7 +142,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Jobs(jobs) => jobs::run(jobs, &config()?).await,
         Command::Reconcile(args) => Box::pin(reconcile::reconcile(args, &config()?)).await,
         Command::Recover(args) => reconcile::recover(args, &config()?).await,
-        Command::Check { json } => check::run(json, &config()?).await,
+        Command::Check(args) => check::run(args, config()).await,
         Command::Emails(emails) => emails::run(emails, &config()?).await,
         Command::Usage(usage) => usage::run(usage, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,
@@ -152,7 +156,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
 /// The configuration, for a short command.
 fn config() -> Result<Config, ConfigErrors> {
     let config = Config::load()?;
-    telemetry::start(config.log.as_deref().unwrap_or(telemetry::COMMAND_FILTER), config.log_format);
+    telemetry::command(&config);
     Ok(config)
 }
 
@@ -180,12 +184,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -1,13 +1,16 @@
 //! A server of this program's own, in a process of its own: for `simulate` and `demo`.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use simulator::Target;
+use chrono::{DateTime, SecondsFormat};
+use serde_json::Value;
+use simulator::{Recover, Target};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -34,6 +37,60 @@ pub(super) struct Wanted<'w> {
     pub(super) stripe: Option<(&'w str, &'w str)>,
     /// Webhook secrets.
     pub(super) secrets: usize,
+    /// Its settings beyond those, as in `trueup.toml`.
+    pub(super) settings: &'w str,
+}
+
+/// Settings of a server that runs under `simulate` or `demo`, in its data folder.
+const SETTINGS: &str = "simulated.toml";
+
+/// This program's other commands, with the settings of a server.
+#[derive(Debug, Clone)]
+pub(super) struct Commands {
+    folder: Option<PathBuf>,
+    /// None: what this process was given.
+    environment: Option<Vec<(String, OsString)>>,
+}
+
+impl Commands {
+    /// For a server that is configured as this process.
+    pub(super) fn as_here() -> Self {
+        Self { folder: None, environment: None }
+    }
+
+    fn command(&self) -> Result<Command> {
+        let program = std::env::current_exe().context("this program does not know where it is")?;
+        let mut command = Command::new(program);
+        if let Some(environment) = &self.environment {
+            command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        }
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// `trueup recover --since`, where the server has a key.
+    pub(super) fn can_recover(&self, without_key: bool) -> Option<Box<Recover>> {
+        let commands = self.clone();
+        let recovering: Box<Recover> = Box::new(move |since| {
+            let commands = commands.clone();
+            Box::pin(async move { commands.recover(since).await })
+        });
+        (!without_key).then_some(recovering)
+    }
+
+    async fn recover(&self, since: i64) -> Result<Value, String> {
+        let since = DateTime::from_timestamp(since, 0).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Secs, true);
+        let mut command = self.command().map_err(|error| format!("{error:#}"))?;
+        command.args(["recover", "--json", "--since", &since]);
+        let ran = command.output().await.map_err(|error| format!("`trueup recover` could not be started: {error}"))?;
+        if ran.status.success() {
+            return serde_json::from_slice(&ran.stdout).map_err(|error| format!("`trueup recover --json`: {error}"));
+        }
+        Err(String::from_utf8_lossy(&ran.stderr).trim().to_owned())
+    }
 }
 
 /// A running server. Killed where it is dropped without having been stopped.
@@ -46,6 +103,8 @@ pub(super) struct OwnServer {
     pub(super) database: String,
     /// What it writes.
     pub(super) log: PathBuf,
+    /// Other commands with its settings.
+    pub(super) commands: Commands,
     _folder: Option<TempDir>,
 }
 
@@ -74,32 +133,31 @@ impl OwnServer {
         };
         let log = data.join("server.log");
         let written = std::fs::File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
-        let program = std::env::current_exe().context("this program does not know where it is")?;
-        let mut command = Command::new(program);
-        command
-            .arg("serve")
-            // Its own settings, and none of this folder's.
-            .current_dir(&data)
-            .env_clear()
-            .env("DATABASE_URL", &database)
-            .env("TRUEUP_LISTEN", wanted.listen.unwrap_or("127.0.0.1:0"))
-            .env("TRUEUP_DATA", &data)
-            .env("STRIPE_WEBHOOK_SECRET", target.webhook_secrets.join(","))
-            .env("STRIPE_LIVEMODE", "false")
-            .env("TRUEUP_API_TOKEN", &target.api_token)
-            .env("TRUEUP_ADMIN_TOKEN", &target.admin_token)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(written)
-            .kill_on_drop(true);
+        // Its own settings, and none of this folder's.
+        let settings = data.join(SETTINGS);
+        std::fs::write(&settings, wanted.settings)
+            .with_context(|| format!("{} cannot be written", settings.display()))?;
+        let mut environment: Vec<(String, OsString)> = vec![
+            ("DATABASE_URL".to_owned(), database.clone().into()),
+            ("TRUEUP_CONFIG".to_owned(), settings.into()),
+            ("TRUEUP_LISTEN".to_owned(), wanted.listen.unwrap_or("127.0.0.1:0").into()),
+            ("TRUEUP_DATA".to_owned(), data.clone().into()),
+            ("STRIPE_WEBHOOK_SECRET".to_owned(), target.webhook_secrets.join(",").into()),
+            ("STRIPE_LIVEMODE".to_owned(), "false".into()),
+            ("TRUEUP_API_TOKEN".to_owned(), target.api_token.clone().into()),
+            ("TRUEUP_ADMIN_TOKEN".to_owned(), target.admin_token.clone().into()),
+            ("TRUEUP_DOCS".to_owned(), "open".into()),
+        ];
         if let Some((url, key)) = wanted.stripe {
-            command.env("STRIPE_API_BASE", url).env("STRIPE_SECRET_KEY", key);
+            environment.push(("STRIPE_API_BASE".to_owned(), url.into()));
+            environment.push(("STRIPE_SECRET_KEY".to_owned(), key.into()));
         }
         for name in ["TRUEUP_LOG", "RUST_BACKTRACE", "TMPDIR"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
+            environment.extend(std::env::var_os(name).map(|value| (name.to_owned(), value)));
         }
+        let commands = Commands { folder: Some(data), environment: Some(environment) };
+        let mut command = commands.command()?;
+        command.arg("serve").stdout(Stdio::piped()).stderr(written);
         let mut child = command.spawn().context("the server could not be started")?;
         let out = child.stdout.take().context("the server's output is asked for above")?;
         let mut lines = BufReader::new(out).lines();
@@ -117,7 +175,7 @@ impl OwnServer {
         };
         // Whatever else it says is read, so that it never waits for a reader.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { child, target: Target { url, ..target }, database, log, _folder: folder })
+        Ok(Self { child, target: Target { url, ..target }, database, log, commands, _folder: folder })
     }
 
     /// Tells it to stop, and waits until it has; a server that does not is killed.

@@ -16,12 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     database,
     output::{self, Table, moment, or_dash},
-    release,
-    users,
+    release, users,
     watch::watched,
     webhooks::parse_moment,
 };
-use crate::{config::Config, stripe};
+use crate::{config::Config, serve::target, stripe};
 
 /// Options of `reconcile`.
 #[derive(Debug, clap::Args)]
@@ -86,7 +85,7 @@ pub(super) async fn reconcile(args: ReconcileArgs, config: &Config) -> Result<Ex
     let stripe = client(config)?;
     let db = database::open_migrated(config).await?;
     // Whoever came to pay while the host still did its own billing counts as well.
-    migration::carry_over_again(db.reader(), false).await?;
+    migration::carry_over_again(target(&db), false).await?;
     let user = match user {
         Some(who) => Some(users::find(&db, config, &who).await?.id),
         None => None,
@@ -198,7 +197,9 @@ fn meaning(kind: entity::enums::DriftKind) -> &'static str {
         DriftKind::UnmappedPrice => "a price that no plan names; add it to [[plans]]",
         DriftKind::Absent => "not over here, and unknown to Stripe; nothing is concluded from that",
         DriftKind::Projection => "a user's row is not what the stored facts say",
-        DriftKind::Unconfirmed => "what the host had before the adoption, and nothing at Stripe bears out; repairing ends it",
+        DriftKind::Unconfirmed => {
+            "what the host had before the adoption, and nothing at Stripe bears out; repairing ends it"
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     database::open,
     output::{self, Table},
 };
-use crate::config::Config;
+use crate::{config::Config, serve::target};
 
 /// What can be asked of the schema.
 #[derive(Debug, Subcommand)]
@@ -39,7 +39,7 @@ pub(super) async fn run(schema: Schema, config: &Config) -> Result<ExitCode> {
     let db = open(config).await?;
     match schema {
         Schema::Verify { json } => {
-            let verdict = migration::verify(db.reader()).await?;
+            let verdict = migration::verify(target(&db)).await?;
             if json {
                 output::json(&verdict)?;
             } else {

@@ -5,9 +5,13 @@ use std::{
     io::{self, IsTerminal as _},
     path::Path,
     process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Result;
+use billing::events;
+use metrics::Metrics;
 
 use super::output;
 use crate::{
@@ -18,6 +22,9 @@ use crate::{
     serve::{Parts, Started, Stopped, run as run_server},
     telemetry,
 };
+
+/// For the last reports to reach Sentry.
+const REPORTS: Duration = Duration::from_secs(1);
 
 /// Options of `serve`.
 #[derive(Debug, Default, clap::Args)]
@@ -32,7 +39,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<ExitCode> {
     let mut config = Config::load()?;
-    telemetry::start(config.log.as_deref().unwrap_or(telemetry::SERVER_FILTER), config.log_format);
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), events::event_types()));
+    let reports = telemetry::server(&config, &metrics)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -48,11 +56,28 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
                  and TRUEUP_ADMIN_TOKEN"
             );
         }
-        let text = welcome(&started.url(), &database, &command_name(), made.as_ref(), io::stdout().is_terminal());
+        let mut text = welcome(&started.url(), &database, &command_name(), made.as_ref(), io::stdout().is_terminal());
+        if let Some(figures) = started.figures {
+            let scheme = if started.encrypted { "https" } else { "http" };
+            let _ =
+                write!(text, "\nThe figures for Prometheus have a listener of their own: {scheme}://{figures}/metrics");
+        }
         // A server goes on when nobody listens to what it says.
         let _ = output::line(text);
     };
-    match run_server(config, Parts { processor: !args.no_processor, scheduler: !args.no_scheduler }, announce).await? {
+    let parts = Parts { processor: !args.no_processor, scheduler: !args.no_scheduler };
+    let stopped = run_server(config, parts, metrics, announce).await;
+    if let Err(error) = &stopped {
+        tracing::error!(%error, "the server ended");
+    }
+    // Whoever told it twice to stop waits for nothing.
+    if !matches!(stopped, Ok(Stopped::AtOnce))
+        && let Some(reports) = reports
+        && !tokio::task::spawn_blocking(move || reports.close(REPORTS)).await.unwrap_or(false)
+    {
+        tracing::warn!("Sentry did not take the last reports in time");
+    }
+    match stopped? {
         Stopped::InOrder => Ok(ExitCode::SUCCESS),
         // As a shell tells of a process that Ctrl-C ended.
         Stopped::AtOnce => Ok(ExitCode::from(130)),

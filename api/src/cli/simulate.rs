@@ -1,21 +1,19 @@
 //! `trueup simulate`: months of a simulated Stripe against a real server, and what came of it.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use simulator::{
-    ApiFaults, ApiVersion, Difference, Faults, JobRun, Plan, Progress, Report, Run, RunOptions, Share, Stripe, Target,
-    World, WorldOptions, replay,
+    ApiFaults, ApiVersion, Faults, Plan, Progress, Run, RunOptions, Share, Stripe, Target, World, WorldOptions, replay,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Usage,
-    output::{self, Table},
-    own_server::{OwnServer, Wanted, stop_on_signal},
+    Usage, output,
+    own_server::{Commands, OwnServer, Wanted, stop_on_signal},
+    simulate_report::{Bar, print, print_replayed},
 };
 use crate::{
     config::{Config, development},
@@ -24,8 +22,6 @@ use crate::{
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
-/// Differences that are shown to people; programs get all.
-const SHOWN: usize = 20;
 /// The API key of the simulated Stripe.
 pub(super) const KEY: &str = "sk_test_simulated";
 
@@ -57,6 +53,9 @@ pub(super) struct Args {
     /// Share of the changes that are told under two event ids
     #[arg(long, value_name = "SHARE", default_value = "0%")]
     twins: Share,
+    /// Share of the deliveries that somebody without the secret sends as well, with other content
+    #[arg(long, value_name = "SHARE", default_value = "0%")]
+    forged: Share,
     /// Share of the quick changes of one subscription that fall into one second
     #[arg(long, value_name = "SHARE", default_value = "0%")]
     bursts: Share,
@@ -96,6 +95,9 @@ pub(super) struct Args {
     /// Deliveries at once
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     at_once: u32,
+    /// Seconds that the server may take to answer a delivery; then it is tried again
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
     /// Seconds without a change after which a difference counts as left
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     patience: u64,
@@ -138,8 +140,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
             version: args.api_version,
             plans,
             bursts: args.bursts,
-            // Whose a subscription is that only a lost session tells nobody can find out any more.
-            other_addresses: args.drop.is_none(),
         }),
         KEY,
         seed,
@@ -159,14 +159,17 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
             database: args.database.as_deref(),
             stripe: (!args.no_key).then_some((url.as_str(), KEY)),
             secrets: if args.rotate { 2 } else { 1 },
+            // What never comes is not waited for as long as from the real one.
+            settings: if args.api_hangs.is_none() { "" } else { "[stripe]\ntimeout = \"2s\"\n" },
             ..Wanted::default()
         })
         .await?;
         let target = own.target.clone();
         (Some(own), target)
     };
+    let commands = own.as_ref().map_or_else(Commands::as_here, |own| own.commands.clone());
     let result = tokio::select! {
-        result = execute(&args, seed, &stripe, target, &stop) => result,
+        result = execute(&args, seed, &stripe, target, &commands, &stop) => result,
         () = stop.cancelled(), if !args.keep_running => Ok(ExitCode::from(130)),
     };
     if let Some(own) = own {
@@ -179,7 +182,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
 /// A server that runs already, with its secrets and plans as they are configured here.
 fn given(url: &str, rotate: bool) -> Result<(Target, Vec<Plan>)> {
     let mut config = Config::load()?;
-    telemetry::start(config.log.as_deref().unwrap_or(telemetry::COMMAND_FILTER), config.log_format);
+    telemetry::command(&config);
     if config.development {
         let Some(secrets) = development::read(&config.data)? else {
             bail!(
@@ -226,6 +229,7 @@ async fn execute(
     seed: u64,
     stripe: &Stripe,
     target: Target,
+    commands: &Commands,
     stop: &CancellationToken,
 ) -> Result<ExitCode> {
     let bar = Bar::new(!args.json);
@@ -236,12 +240,7 @@ async fn execute(
         if args.json {
             output::json(&replayed)?;
         } else {
-            let mut table = Table::new(["", ""]);
-            table.row(["deliveries".to_owned(), replayed.deliveries.to_string()]);
-            table.row(["refused".to_owned(), replayed.refused.to_string()]);
-            table.row(["differences left".to_owned(), replayed.differences.len().to_string()]);
-            table.print()?;
-            show(&replayed.differences)?;
+            print_replayed(&replayed)?;
         }
         return Ok(if replayed.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
@@ -254,9 +253,11 @@ async fn execute(
             reorder: args.reorder,
             delay: args.delay,
             twins: args.twins,
+            forged: args.forged,
         },
         speed: args.speed.map(|days| days * 86_400.0),
         at_once: usize::try_from(args.at_once).unwrap_or(32),
+        timeout: Duration::from_secs(args.timeout),
         give_up_after: Duration::from_mins(2),
         patience,
         repair: !args.no_repair,
@@ -270,9 +271,10 @@ async fn execute(
     }
     let tell = |progress: &Progress| bar.tell(progress);
     let mut run = Run::new(stripe, target, options, &tell)?;
+    let recovering = commands.can_recover(args.no_key);
     let report = async {
         run.past().await?;
-        run.finish().await
+        run.finish(recovering.as_deref()).await
     };
     let report = tokio::select! {
         report = report => report?,
@@ -296,97 +298,4 @@ async fn execute(
         return Ok(ExitCode::SUCCESS);
     }
     Ok(if report.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// How far it is, for people at a terminal.
-pub(super) struct Bar(ProgressBar);
-
-impl Bar {
-    pub(super) fn new(wanted: bool) -> Self {
-        if !wanted || !std::io::stderr().is_terminal() {
-            return Self(ProgressBar::hidden());
-        }
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {msg}") {
-            bar.set_style(style);
-        }
-        Self(bar)
-    }
-
-    pub(super) fn tell(&self, progress: &Progress) {
-        let Progress { phase, start, now, end, events, delivered, under_way } = *progress;
-        self.0.set_length(u64::try_from(end - start).unwrap_or(0));
-        self.0.set_position(u64::try_from(now - start).unwrap_or(0));
-        let day = (now - start) / DAY;
-        self.0
-            .set_message(format!("{phase}: day {day}, {events} events, {delivered} delivered, {under_way} under way"));
-    }
-
-    fn count(&self, done: u64, total: u64) {
-        self.0.set_length(total);
-        self.0.set_position(done);
-    }
-
-    pub(super) fn end(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-/// The table.
-fn print(report: &Report) -> Result<()> {
-    let mut table = Table::new(["", "", ""]);
-    let mut row = |what: &str, figure: String, note: String| table.row([what.to_owned(), figure, note]);
-    let none = String::new;
-    row("events made", report.events.to_string(), format!("in {} days", report.virtual_days));
-    row("told under two ids", report.twins.to_string(), none());
-    row("dropped", report.dropped.to_string(), none());
-    row("sent twice", report.sent_twice.to_string(), none());
-    row("overtaken", report.reordered.to_string(), none());
-    row("hours or days late", report.delayed.to_string(), none());
-    let attempts = format!("in {} attempts, {} of them failed", report.attempts, report.attempts_failed);
-    row("delivered", report.delivered.to_string(), attempts);
-    row("given up", report.gave_up.to_string(), none());
-    row("stored", report.recorded.to_string(), format!("and {} known already", report.duplicates));
-    let others = format!("{} not ours, {} waiting, {} failed", report.skipped, report.pending, report.failed);
-    row("applied", report.applied.to_string(), others);
-    let after = format!("{} differences after webhooks alone", report.differences_after_webhooks);
-    row("compared", format!("{} users", report.users), after);
-    let subscriptions = report.subscriptions.map_or_else(|| "not listed by this server".to_owned(), |n| n.to_string());
-    row("subscriptions", subscriptions, format!("{} marked needs_refresh", report.needs_refresh.len()));
-    let repairs = report.differences_after_webhooks > 0;
-    let job = |run: &Option<JobRun>, figure: Option<u64>| match run {
-        Some(run) => {
-            let error = run.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-            (figure.map_or_else(|| "?".to_owned(), |figure| figure.to_string()), format!("{}{error}", run.outcome))
-        }
-        None if repairs => ("–".to_owned(), "not available, or not asked for".to_owned()),
-        None => ("0".to_owned(), "not needed".to_owned()),
-    };
-    let (figure, told) = job(&report.recovery, report.recovered);
-    row("recovered", figure, told);
-    let (figure, told) = job(&report.reconciliation, report.repaired);
-    row("repaired", figure, told);
-    row("differences left", report.differences.len().to_string(), none());
-    let converged = report.converged_after_ms.map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms"));
-    let ran = format!("after the last delivery; the run took {} s", report.run_ms / 1000);
-    row("converged", converged, ran);
-    row("slowest answer", format!("{} ms", report.slowest_ack_ms), none());
-    table.print()?;
-    show(&report.differences)
-}
-
-fn show(differences: &[Difference]) -> Result<()> {
-    if differences.is_empty() {
-        return Ok(());
-    }
-    let mut table = Table::new(["OF", "ID", "FIELD", "HERE", "AT STRIPE"]);
-    for difference in differences.iter().take(SHOWN) {
-        let Difference { of, id, field, here, stripe } = difference.clone();
-        table.row([of.to_owned(), id, field.to_owned(), here, stripe]);
-    }
-    table.print()?;
-    if differences.len() > SHOWN {
-        output::line(format_args!("… and {} more; --json tells all", differences.len() - SHOWN))?;
-    }
-    Ok(())
 }

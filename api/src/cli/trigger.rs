@@ -79,7 +79,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         bail!(Usage(format!("`{event_type}` cannot be triggered{near}; `trueup trigger --list` tells what can")));
     }
     let mut config = Config::load()?;
-    telemetry::start(config.log.as_deref().unwrap_or(telemetry::COMMAND_FILTER), config.log_format);
+    telemetry::command(&config);
     if config.development {
         let Some(secrets) = development::read(&config.data)? else {
             bail!(
@@ -217,7 +217,7 @@ impl Host {
         };
         let request = self.server.request(Method::PUT, &format!("/api/v1/users/{id}"));
         let request = request.bearer_auth(self.api.expose()).json(&json!({ "email": email }));
-        let view = self.server.send(request).await?.good("the user could not be made")?;
+        let view = self.server.insist(request).await?.good("the user could not be made")?;
         output::line(format_args!("made the user {email} ({id})"))?;
         Ok(User::new(view))
     }
@@ -260,7 +260,7 @@ impl Host {
         let request = self.server.request(Method::POST, "/api/v1/stripe/webhook");
         let request =
             request.header("stripe-signature", signature).header("content-type", "application/json").body(body);
-        self.server.send(request).await
+        self.server.insist(request).await
     }
 
     /// Waits until every event is done; gives what did not go as it should.

@@ -3,9 +3,14 @@
 //! [`Config::from`] is a pure function of both and tells every mistake at once, each as `key: what is wrong; what would be right`.
 //! Without any secret or token at all, [`development`] ones are made.
 
+mod database;
 pub mod development;
+#[cfg(test)]
+mod documented;
+pub mod edge;
 mod jobs;
 mod read;
+mod sentry;
 mod tables;
 
 use std::{
@@ -32,6 +37,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) use self::read::{nearest, parse_duration};
 use self::{
     development::DevelopmentSecrets,
+    edge::Edge,
     read::{Mistakes, Section},
 };
 
@@ -97,6 +103,10 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Where errors are reported.
     pub sentry_dsn: Option<Secret>,
+    /// Under which environment.
+    pub sentry_environment: String,
+    /// As which release.
+    pub sentry_release: String,
     /// How e-mails are sent; none without a mail server. The holder's name is set at the start.
     pub mail: Option<MailOptions>,
     /// What is kept for how long.
@@ -119,6 +129,8 @@ pub struct Config {
     pub database: DbOptions,
     /// How each job runs.
     pub jobs: BTreeMap<&'static str, JobSettings>,
+    /// Encryption, who is let in to what, and bounds of connections.
+    pub edge: Edge,
     /// True where nothing secret is set at all: development secrets take their place.
     pub development: bool,
     /// What works, but is probably not meant.
@@ -201,14 +213,16 @@ const LIVEMODE: Key = Key("STRIPE_LIVEMODE", "stripe_livemode");
 const ACCOUNT: Key = Key("STRIPE_ACCOUNT", "stripe_account");
 const API_TOKEN: Key = Key("TRUEUP_API_TOKEN", "trueup_api_token");
 const ADMIN_TOKEN: Key = Key("TRUEUP_ADMIN_TOKEN", "trueup_admin_token");
-const SENTRY_DSN: Key = Key("SENTRY_DSN", "sentry_dsn");
 const SMTP_URL: Key = Key("SMTP_URL", "smtp_url");
 const LOG: Key = Key("TRUEUP_LOG", "trueup_log");
 const LOG_FORMAT: Key = Key("TRUEUP_LOG_FORMAT", "trueup_log_format");
 const DATA: Key = Key("TRUEUP_DATA", "trueup_data");
 
+/// What may be a list in the file, and has commas in the environment.
+const LISTS: [&str; 3] = [WEBHOOK_SECRET.1, edge::TRUSTED_PROXIES.1, edge::CORS_ORIGINS.1];
+
 /// The variables whose names begin with `TRUEUP_`.
-const OWN_VARIABLES: [&str; 9] = [
+const OWN_VARIABLES: [&str; 16] = [
     "TRUEUP_CONFIG",
     LISTEN.0,
     PUBLIC_URL.0,
@@ -217,6 +231,13 @@ const OWN_VARIABLES: [&str; 9] = [
     LOG.0,
     LOG_FORMAT.0,
     DATA.0,
+    edge::TLS_CERT.0,
+    edge::TLS_KEY.0,
+    edge::METRICS_LISTEN.0,
+    edge::METRICS_TOKEN.0,
+    edge::DOCS.0,
+    edge::TRUSTED_PROXIES.0,
+    edge::CORS_ORIGINS.0,
     // Of the tests.
     "TRUEUP_TEST_POSTGRES",
 ];
@@ -244,7 +265,7 @@ impl<E: Fn(&str) -> Option<String>> Source<'_, E> {
         let text = match in_file? {
             Value::String(text) => text.trim().to_owned(),
             Value::Boolean(value) if name == LIVEMODE.1 => value.to_string(),
-            Value::Array(items) if name == WEBHOOK_SECRET.1 && items.iter().all(Value::is_str) => {
+            Value::Array(items) if LISTS.contains(&name) && items.iter().all(Value::is_str) => {
                 items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
             }
             other => {
@@ -318,6 +339,16 @@ impl Config {
 
     /// Reads an environment and the text of a file. Looks at nothing else.
     pub fn from(env: &impl Fn(&str) -> Option<String>, file: Option<(&Path, &str)>) -> Result<Self, ConfigErrors> {
+        let (config, Mistakes(mistakes, _)) = Self::gather(env, file);
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors { mistakes, file: file.map(|(path, _)| path.to_owned()) })
+        }
+    }
+
+    /// Reads as far as it can be read: what came of it, what is wrong, and what was asked for.
+    fn gather(env: &impl Fn(&str) -> Option<String>, file: Option<(&Path, &str)>) -> (Self, Mistakes) {
         let mut mistakes = Mistakes::default();
         let table = match file {
             Some((path, text)) => text.parse().unwrap_or_else(|error: toml::de::Error| {
@@ -334,11 +365,7 @@ impl Config {
         let config = read(&mut source);
         let Source { root, mut mistakes, warnings, .. } = source;
         root.finish(&mut mistakes);
-        if mistakes.0.is_empty() {
-            Ok(Self { warnings, ..config })
-        } else {
-            Err(ConfigErrors { mistakes: mistakes.0, file: file.map(|(path, _)| path.to_owned()) })
-        }
+        (Self { warnings, ..config }, mistakes)
     }
 }
 
@@ -411,11 +438,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         source.wrong(given, "ends with /v1, which every call adds by itself", "leave that out");
     }
     let api_base = api_base.map_or("https://api.stripe.com".to_owned(), |(given, _)| given.text);
-    let sentry_dsn = source.url(SENTRY_DSN, &["https", "http"], "https://key@host/project");
-    if let Some((given, _)) = &sentry_dsn {
-        let key = given.key;
-        source.warnings.push(format!("{key}: this version does not report to Sentry yet"));
-    }
+    let sentry = sentry::sentry(source, livemode);
     let (mail_server_set, mail_server) = mail_server(source);
     let log = source.get(LOG);
     if let Some(given) = &log
@@ -438,12 +461,13 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
     let mail = tables::mail(root, mistakes, warnings, mail_server_set, mail_server);
     let retention = tables::retention(root, mistakes);
     let backoff = tables::backoff(root, mistakes);
-    let database = tables::database(root, mistakes, sqlite);
+    let database = database::database(root, mistakes, sqlite);
     let inbox = tables::inbox(root, mistakes, sqlite, database.acquire_timeout);
     let processor = tables::processor(root, mistakes, sqlite, backoff);
     let stripe = tables::stripe(root, mistakes);
     let catalog = tables::catalog(root, mistakes, warnings);
     let jobs = jobs::jobs(root, mistakes);
+    let edge = edge::edge(source, development, [api_token.as_ref(), admin_token.as_ref()]);
     let secret = |given: Option<Given>| given.map(|given| Secret(given.text));
     Config {
         database_url: Secret(database_url),
@@ -456,7 +480,9 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         intake_rules: IntakeRules { livemode, account: account.map(|given| given.text) },
         api_token: secret(api_token),
         admin_token: secret(admin_token),
-        sentry_dsn: sentry_dsn.map(|(given, _)| Secret(given.text)),
+        sentry_dsn: sentry.dsn,
+        sentry_environment: sentry.environment,
+        sentry_release: sentry.release,
         mail,
         retention,
         log: log.map(|given| given.text),
@@ -468,6 +494,7 @@ fn read<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Config {
         processor,
         database,
         jobs,
+        edge,
         development,
         warnings: Vec::new(),
     }
@@ -514,7 +541,14 @@ fn database_url<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> St
 }
 
 fn listen<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> String {
-    let Some(given) = source.get(LISTEN) else { return "127.0.0.1:8000".to_owned() };
+    match source.get(LISTEN) {
+        Some(given) => check_address(source, given),
+        None => "127.0.0.1:8000".to_owned(),
+    }
+}
+
+/// An address and port to listen on.
+fn check_address<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>, given: Given) -> String {
     let fits = given.text.rsplit_once(':').is_some_and(|(host, port)| {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host_fits = bare

@@ -1,6 +1,7 @@
 //! Takes settings out of the environment and of TOML tables, and gathers what is wrong with them.
 
 use std::{
+    collections::BTreeSet,
     fmt::{Display, Write as _},
     ops::RangeInclusive,
     time::Duration,
@@ -8,9 +9,10 @@ use std::{
 
 use toml::{Table, Value};
 
-/// What is wrong, one line each: `key: what is wrong; what would be right`.
+/// What is wrong, one line each: `key: what is wrong; what would be right`. And beside it every key that was asked for, by its full name: what
+/// the documents are compared with.
 #[derive(Debug, Default)]
-pub(super) struct Mistakes(pub(super) Vec<String>);
+pub(super) struct Mistakes(pub(super) Vec<String>, pub(super) BTreeSet<String>);
 
 impl Mistakes {
     pub(super) fn add(&mut self, key: impl Display, wrong: impl Display, right: impl Display) {
@@ -164,6 +166,7 @@ impl Section {
 
     /// Whatever was not asked for is a mistake.
     pub(super) fn finish(self, mistakes: &mut Mistakes) {
+        mistakes.1.extend(self.asked.iter().map(|key| self.name(key)));
         for key in self.table.keys() {
             let mut right = match nearest(key, &self.asked) {
                 Some(near) => format!("did you mean `{near}`?"),

@@ -1,10 +1,9 @@
 //! The tables of `trueup.toml`, each read into the options of the part it is about.
 
-use std::{num::NonZeroU32, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use billing::{
     catalog::{Catalog, CatalogError, Plan},
-    db::DbOptions,
     inbox::InboxOptions,
     mail::{MailOptions, Sender, SmtpUrl},
     policy::Policy,
@@ -133,23 +132,6 @@ pub(super) fn backoff(root: &mut Section, mistakes: &mut Mistakes) -> Backoff {
     }
     section.finish(mistakes);
     Backoff { pauses: pauses.unwrap_or(default.pauses), attempts: attempts.map_or(default.attempts, number) }
-}
-
-pub(super) fn database(root: &mut Section, mistakes: &mut Mistakes, sqlite: bool) -> DbOptions {
-    let mut section = root.section(mistakes, "database");
-    let default = DbOptions::default();
-    // Two writers; two batches of the processor, each with its lease; one for whoever asks.
-    let fewest = if sqlite { 2 } else { 7 };
-    let bounds: RangeInclusive<i64> = fewest..=1000;
-    let max_connections = section.integer(mistakes, "max_connections", &bounds).map(number);
-    let acquire_timeout = section.duration(mistakes, "acquire_timeout", &(Duration::from_millis(100)..=seconds(60)));
-    let statement_timeout = section.duration(mistakes, "statement_timeout", &(seconds(1)..=seconds(3600)));
-    section.finish(mistakes);
-    DbOptions {
-        max_connections: max_connections.unwrap_or(if sqlite { 8 } else { default.max_connections }),
-        acquire_timeout: acquire_timeout.unwrap_or(default.acquire_timeout),
-        statement_timeout: statement_timeout.unwrap_or(default.statement_timeout),
-    }
 }
 
 pub(super) fn inbox(

@@ -52,7 +52,11 @@ impl From<Option<State>> for Adoption {
     fn from(state: Option<State>) -> Self {
         let adopted_at = state.as_ref().map(|state| state.adopted_at);
         let released = state.and_then(|state| state.released);
-        Self { adopted_at, awaiting_release: adopted_at.is_some() && released.is_none(), released: released.map(Into::into) }
+        Self {
+            adopted_at,
+            awaiting_release: adopted_at.is_some() && released.is_none(),
+            released: released.map(Into::into),
+        }
     }
 }
 

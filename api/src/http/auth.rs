@@ -1,15 +1,23 @@
-//! Who may call: one bearer token for the host's backend, one for operators.
+//! Who may call: one bearer token for the host's backend, one for operators; others for figures and description, where they are asked for.
 //!
 //! A gate stands before all routes of its prefix, unknown ones too, and before any body is read. What passes carries a mark, and the
 //! handlers ask for that mark: a route that is mounted without its gate answers nobody.
 
 use std::{
-    collections::HashMap,
+    hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    num::NonZeroU32,
+    sync::Arc,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
+use metrics::{Metrics, labels::TokenScope};
 use poem::{
     Request, RequestBody,
     http::{HeaderValue, header},
@@ -19,43 +27,45 @@ use poem_openapi::{
     registry::{MetaSecurityScheme, Registry},
 };
 
-use super::problem::{CLOSED, Problem, TOO_MANY_TRIES, UNAUTHORIZED};
-use crate::app::Token;
+use super::{
+    client,
+    problem::{CLOSED, Problem, TOO_MANY_TRIES, UNAUTHORIZED},
+};
+use crate::{app::Token, quiet::Quiet};
 
-/// Wrong tokens an address may send within [`WINDOW`].
-const MAX_FAILURES: u32 = 20;
-const WINDOW: Duration = Duration::from_mins(1);
-/// Addresses that are counted one by one; beyond, all others share one count.
-const MAX_PEERS: usize = 10_000;
+/// Wrong tokens an address may send at once, and from then on within a minute.
+const TRIES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+/// Addresses share this many counts, by a hash that nobody outside can foresee: however many there are, they take no more memory. Who shares
+/// one with a guesser loses nothing, since a valid token is taken at any time.
+const COUNTS: usize = 4096;
+
+type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 /// Wrong tokens by address. A valid token is never refused for them.
-#[derive(Debug, Default)]
-pub(super) struct FailedTries(Mutex<HashMap<Option<IpAddr>, Tally>>);
-
 #[derive(Debug)]
-struct Tally {
-    since: Instant,
-    failures: u32,
+pub(super) struct FailedTries<C: Clock = DefaultClock> {
+    counts: Box<[Limiter<C>]>,
+    hasher: RandomState,
+    lines: Quiet,
 }
 
-impl FailedTries {
+impl Default for FailedTries {
+    fn default() -> Self {
+        Self::on(&DefaultClock::default())
+    }
+}
+
+impl<C: Clock + Clone> FailedTries<C> {
+    fn on(clock: &C) -> Self {
+        let count = || RateLimiter::direct_with_clock(Quota::per_minute(TRIES), clock.clone());
+        Self { counts: (0..COUNTS).map(|_| count()).collect(), hasher: RandomState::new(), lines: Quiet::default() }
+    }
+
     /// Counts a wrong token; true where there were too many.
-    fn count(&self, peer: Option<IpAddr>, now: Instant) -> bool {
-        let fresh = |tally: &Tally| now.duration_since(tally.since) < WINDOW;
-        let mut tallies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut peer = peer.map(network);
-        if tallies.len() >= MAX_PEERS && !tallies.contains_key(&peer) {
-            tallies.retain(|_, tally| fresh(tally));
-            if tallies.len() >= MAX_PEERS {
-                peer = None;
-            }
-        }
-        let tally = tallies.entry(peer).or_insert(Tally { since: now, failures: 0 });
-        if !fresh(tally) {
-            *tally = Tally { since: now, failures: 0 };
-        }
-        tally.failures = tally.failures.saturating_add(1);
-        tally.failures > MAX_FAILURES
+    fn count(&self, peer: Option<IpAddr>) -> bool {
+        let hash = self.hasher.hash_one(peer.map(network));
+        let index = usize::try_from(hash % COUNTS as u64).unwrap_or_default();
+        self.counts[index].check().is_err()
     }
 }
 
@@ -72,6 +82,10 @@ fn network(address: IpAddr) -> IpAddr {
 pub(super) enum Role {
     Host,
     Operator,
+    /// Who reads the figures.
+    Scraper,
+    /// Who reads the description of the API: whoever may call it.
+    Reader,
 }
 
 impl Role {
@@ -79,6 +93,27 @@ impl Role {
         match self {
             Self::Host => "TRUEUP_API_TOKEN",
             Self::Operator => "TRUEUP_ADMIN_TOKEN",
+            Self::Scraper => "TRUEUP_METRICS_TOKEN",
+            Self::Reader => "TRUEUP_API_TOKEN or TRUEUP_ADMIN_TOKEN",
+        }
+    }
+
+    fn scope(self) -> TokenScope {
+        match self {
+            Self::Host | Self::Reader => TokenScope::Api,
+            Self::Operator => TokenScope::Admin,
+            Self::Scraper => TokenScope::Metrics,
+        }
+    }
+
+    /// How to ask for the token. People read the description with a browser, which asks them for a password.
+    fn challenge(self, wrong: bool) -> &'static str {
+        match (self, wrong) {
+            (Self::Reader, _) => {
+                "Basic realm=\"trueup: the API or the admin token as the password\", charset=\"UTF-8\""
+            }
+            (_, false) => "Bearer realm=\"trueup\"",
+            (_, true) => "Bearer realm=\"trueup\", error=\"invalid_token\"",
         }
     }
 }
@@ -91,51 +126,75 @@ struct Passed(Role);
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
     role: Role,
-    token: Option<Token>,
+    /// Any of them opens it; without one it is closed.
+    tokens: Arc<[Token]>,
     failed: Arc<FailedTries>,
+    metrics: Arc<Metrics>,
 }
 
 impl Gate {
-    pub(super) fn new(role: Role, token: Option<Token>, failed: &Arc<FailedTries>) -> Self {
-        Self { role, token, failed: Arc::clone(failed) }
+    pub(super) fn new(
+        role: Role,
+        tokens: impl IntoIterator<Item = Token>,
+        failed: &Arc<FailedTries>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self { role, tokens: tokens.into_iter().collect(), failed: Arc::clone(failed), metrics: Arc::clone(metrics) }
     }
 
     /// Lets a request with the right token pass.
     pub(super) fn admit(&self, request: &mut Request) -> Result<(), Problem> {
         let variable = self.role.variable();
-        let Some(token) = &self.token else {
+        if self.tokens.is_empty() {
             return Err(Problem::new(
                 CLOSED,
                 format!("set {variable} and start again; without it nobody may call this"),
             ));
-        };
-        let Some(given) = bearer(request) else {
+        }
+        let given = bearer(request).map(str::to_owned);
+        let given = given.or_else(|| (self.role == Role::Reader).then(|| password(request)).flatten());
+        let Some(given) = given else {
+            tracing::debug!(peer = client::shown(request), asked = variable, "refused a request without a token");
             let detail = format!("send `Authorization: Bearer <{variable}>`");
-            return Err(challenge(Problem::new(UNAUTHORIZED, detail), "Bearer realm=\"trueup\""));
+            return Err(self.challenge(Problem::new(UNAUTHORIZED, detail), false));
         };
-        if token.matches(given) {
+        // Each is compared, so that the time tells nothing of which it was.
+        if self.tokens.iter().fold(false, |right, token| right | token.matches(&given)) {
             request.set_data(Passed(self.role));
             return Ok(());
         }
-        let peer = request.remote_addr().as_socket_addr().map(std::net::SocketAddr::ip);
-        if self.failed.count(peer, Instant::now()) {
+        self.metrics.token_refused(self.role.scope());
+        if self.failed.count(client::address(request)) {
             let detail = "too many wrong tokens came from this address; a right one is taken at any time";
             return Err(Problem::later(TOO_MANY_TRIES, detail, 60));
         }
-        tracing::warn!(peer = super::observe::peer(request), asked = variable, "refused a wrong token");
+        if let Some(unsaid) = self.failed.lines.may_say() {
+            tracing::warn!(peer = client::shown(request), asked = variable, unsaid, "refused a wrong token");
+        }
         let detail = format!("the token is not the one in {variable}");
-        Err(challenge(Problem::new(UNAUTHORIZED, detail), "Bearer realm=\"trueup\", error=\"invalid_token\""))
+        Err(self.challenge(Problem::new(UNAUTHORIZED, detail), true))
+    }
+
+    fn challenge(&self, problem: Problem, wrong: bool) -> Problem {
+        problem.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(self.role.challenge(wrong)))
     }
 }
 
-fn challenge(problem: Problem, challenge: &'static str) -> Problem {
-    problem.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+/// What follows the scheme in `Authorization`; the scheme's case does not matter (RFC 9110, 11.1).
+fn credentials<'r>(request: &'r Request, wanted: &str) -> Option<&'r str> {
+    let (scheme, rest) = request.header(header::AUTHORIZATION)?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case(wanted).then(|| rest.trim())
 }
 
-/// The token of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110, 11.1).
+/// The token of `Authorization: Bearer …`.
 fn bearer(request: &Request) -> Option<&str> {
-    let (scheme, token) = request.header(header::AUTHORIZATION)?.trim().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    credentials(request, "bearer")
+}
+
+/// The password of `Authorization: Basic …`, whatever the name before it.
+fn password(request: &Request) -> Option<String> {
+    let pair = String::from_utf8(STANDARD.decode(credentials(request, "basic")?).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 macro_rules! mark {
@@ -193,17 +252,23 @@ mark!(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use governor::clock::FakeRelativeClock;
+
     use super::*;
 
     #[test]
-    fn an_address_has_twenty_failures_a_minute_and_then_a_new_minute() {
-        let failed = FailedTries::default();
-        let (peer, other) = (Some(IpAddr::from([192, 0, 2, 1])), Some(IpAddr::from([192, 0, 2, 2])));
-        let start = Instant::now();
-        assert!((0..MAX_FAILURES).all(|_| !failed.count(peer, start)));
-        assert!(failed.count(peer, start));
-        assert!(!failed.count(other, start));
-        assert!(!failed.count(peer, start + WINDOW));
+    fn an_address_has_twenty_failures_at_once_and_twenty_a_minute_from_then_on() {
+        let clock = FakeRelativeClock::default();
+        let failed = FailedTries::on(&clock);
+        let peer = Some(IpAddr::from([192, 0, 2, 1]));
+        assert!((0..TRIES.get()).all(|_| !failed.count(peer)));
+        assert!(failed.count(peer));
+        let others = (2..=255).filter(|last| !failed.count(Some(IpAddr::from([192, 0, 2, *last])))).count();
+        assert!(others > 240, "others are counted by themselves, but for a few: {others}");
+        clock.advance(Duration::from_mins(1));
+        assert_eq!((0..100).filter(|_| !failed.count(peer)).count(), 20);
     }
 
     #[test]
@@ -217,21 +282,25 @@ mod tests {
     }
 
     #[test]
-    fn ever_new_addresses_take_no_more_memory_and_share_one_count() {
-        let failed = FailedTries::default();
-        let now = Instant::now();
-        let addresses = (0..=u32::try_from(MAX_PEERS).expect("a small number") + MAX_FAILURES)
-            .map(|n| Some(IpAddr::from((0x0a00_0000 + n).to_be_bytes())));
-        assert!(addresses.map(|peer| failed.count(peer, now)).last() == Some(true));
-        assert!(failed.0.lock().expect("nobody panicked").len() <= MAX_PEERS + 1);
+    fn ever_new_addresses_are_limited_together_in_the_end() {
+        let clock = FakeRelativeClock::default();
+        let failed = FailedTries::on(&clock);
+        let addresses = (0..400_000_u32).map(|n| Some(IpAddr::from((0x0a00_0000 + n).to_be_bytes())));
+        let taken = addresses.filter(|peer| !failed.count(*peer)).count();
+        assert!(taken <= COUNTS * TRIES.get() as usize, "{taken}");
     }
 
     #[test]
-    fn the_scheme_may_have_any_case() {
+    fn the_scheme_may_have_any_case_and_people_give_the_token_as_their_password() {
         let request = |value: &str| Request::builder().header("Authorization", value).finish();
         assert_eq!(bearer(&request("Bearer abc")), Some("abc"));
         assert_eq!(bearer(&request("bearer  abc ")), Some("abc"));
         assert_eq!(bearer(&request("Basic abc")), None);
         assert_eq!(bearer(&request("abc")), None);
+        let basic = |pair: &str| password(&request(&format!("basic {}", STANDARD.encode(pair))));
+        assert_eq!(basic("me:abc:d").as_deref(), Some("abc:d"));
+        assert_eq!(basic(":abc").as_deref(), Some("abc"));
+        assert_eq!(basic("abc"), None);
+        assert_eq!(password(&request("Basic %%%")), None);
     }
 }

@@ -2,8 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use billing::{adoption, inbox::records, mail::outbox, reconcile};
-use metrics::InboxDepth;
+use billing::db::obstacle;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::PlainText};
 use serde::Serialize;
 use tokio::{
@@ -15,13 +14,16 @@ use super::{
     Tag,
     body::{Answer, Exposition},
 };
-use crate::app::App;
+use crate::{app::App, scrape::Scrape};
 
 /// How long a part may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a measurement of the inbox is good for: several scrapers cost no more than one.
-const FRESH: Duration = Duration::from_secs(2);
+/// How long a row that could be written tells that others can be.
+const WRITTEN: Duration = Duration::from_secs(5);
+
+/// How long a batch of webhooks that could not be stored tells that others cannot be either.
+const TROUBLE: Duration = Duration::from_secs(10);
 
 /// A processor that has not been seen for so long is stuck: its loop turns at least every five seconds and a batch ends within ten.
 const LIFELESS: Duration = Duration::from_secs(15);
@@ -29,7 +31,9 @@ const LIFELESS: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub(super) struct HealthApi {
     app: App,
-    measured: Arc<Mutex<Option<Instant>>>,
+    scrape: Scrape,
+    /// When a row was written last, only to see whether it can be.
+    written: Arc<Mutex<Option<Instant>>>,
 }
 
 impl fmt::Debug for HealthApi {
@@ -71,7 +75,7 @@ impl Part {
 struct Readiness {
     /// True where every part is well.
     ready: bool,
-    /// Whether it answers.
+    /// Whether it answers and takes writes.
     database: Part,
     /// Whether the schema is that of this version.
     migrations: Part,
@@ -113,25 +117,47 @@ impl HealthApi {
     /// Figures for Prometheus
     #[oai(path = "/metrics", method = "get", operation_id = "metrics", tag = "Tag::Health")]
     async fn metrics(&self) -> Exposition {
-        self.measure().await;
-        self.app.metrics.deliveries_waiting(self.app.inbox.waiting());
-        Exposition(self.app.metrics.render())
+        Exposition(self.scrape.text().await)
     }
 }
 
 impl HealthApi {
     pub(super) fn new(app: App) -> Self {
-        Self { app, measured: Arc::default() }
+        Self { scrape: Scrape::new(app.clone()), app, written: Arc::default() }
     }
 
     async fn database(&self) -> Part {
         match timeout(PATIENCE, self.app.db.ping()).await {
-            Ok(Ok(())) => Part::ok(),
+            Ok(Ok(())) => self.writes().await,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "not ready: the database does not answer");
                 Part::failed("the database does not answer; the server's log tells why")
             }
             Err(_) => Part::failed(format!("the database did not answer within {} s", PATIENCE.as_secs())),
+        }
+    }
+
+    /// What answers may still not be written. What could not be stored just now tells more than a small row that could: a disk that is full
+    /// has room for one now and then.
+    async fn writes(&self) -> Part {
+        let unwritten = |why| Part::failed(format!("the database cannot be written: {why}"));
+        if let Some((_, why)) = self.app.inbox.trouble().filter(|(ago, _)| *ago < TROUBLE) {
+            return unwritten(why);
+        }
+        let mut written = self.written.lock().await;
+        if written.is_some_and(|at| at.elapsed() < WRITTEN) {
+            return Part::ok();
+        }
+        match timeout(PATIENCE, self.app.db.probe()).await {
+            Ok(Ok(())) => {
+                *written = Some(Instant::now());
+                Part::ok()
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "not ready: the database cannot be written");
+                unwritten(obstacle(&error))
+            }
+            Err(_) => Part::failed(format!("the database did not take a write within {} s", PATIENCE.as_secs())),
         }
     }
 
@@ -161,44 +187,5 @@ impl HealthApi {
             Some(None) => Part::ok(),
             Some(Some((job, age))) => Part::failed(format!("{job}: not seen alive for {} s", age.as_secs())),
         }
-    }
-
-    /// Brings the gauges of the inbox up to date. A scrape never fails for it: without the database the last ones stay.
-    async fn measure(&self) {
-        let mut measured = self.measured.lock().await;
-        if measured.is_some_and(|at| at.elapsed() < FRESH) {
-            return;
-        }
-        let metrics = &self.app.metrics;
-        let measuring = async { tokio::try_join!(records::depth(&self.app.db), outbox::pending(&self.app.db)) };
-        match timeout(PATIENCE, measuring).await {
-            Ok(Ok((depth, emails))) => {
-                metrics.emails_pending(emails);
-                metrics.database_up(true);
-                metrics.inbox_measured(&InboxDepth {
-                    pending: depth.pending,
-                    processing: depth.processing,
-                    failed: depth.failed,
-                    parked: depth.parked,
-                    oldest_pending_seconds: depth.oldest_pending_seconds,
-                    oldest_processing_seconds: depth.oldest_processing_seconds,
-                });
-            }
-            Ok(Err(error)) => {
-                metrics.database_up(false);
-                tracing::warn!(%error, "the inbox could not be measured");
-            }
-            Err(_) => {
-                metrics.database_up(false);
-                tracing::warn!("the inbox could not be measured in time");
-            }
-        }
-        if let Ok(Ok(Some(at))) = timeout(PATIENCE, reconcile::records::last_complete(&self.app.db)).await {
-            metrics.reconcile_last_complete(at.timestamp());
-        }
-        if let Ok(Ok(waits)) = timeout(PATIENCE, adoption::awaits_release(self.app.db.reader())).await {
-            metrics.reconcile_awaiting_release(waits);
-        }
-        *measured = Some(Instant::now());
     }
 }

@@ -3,7 +3,7 @@
 //! - [`routes`]: everything under one endpoint
 //! - [`openapi_spec`]: its description
 //!
-//! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems), `auth` (the gates before the prefixes), one file
+//! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems; with `client` and `cors`), `auth` (the gates), one file
 //! for each group of routes (`webhook`, `users`, `usage`, `refresh`, `changes`, `admin`, `jobs`, `overrides`, `reconciliations`, `adoption`, `health`,
 //! `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
@@ -12,11 +12,15 @@ mod adoption;
 mod auth;
 mod body;
 mod changes;
+mod client;
+mod cors;
 mod docs;
 mod health;
 mod jobs;
 mod observe;
 mod overrides;
+#[cfg(test)]
+mod panics;
 mod problem;
 mod reconciliations;
 mod refresh;
@@ -30,7 +34,7 @@ mod webhook;
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use poem::{
-    Endpoint, EndpointExt, IntoEndpoint, Response, Route,
+    Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route,
     endpoint::{BoxEndpoint, make_sync},
     get,
     http::Method,
@@ -48,6 +52,7 @@ use self::{
     docs::DocsPage,
     health::HealthApi,
     jobs::JobsApi,
+    observe::Around,
     overrides::OverridesApi,
     problem::{DATABASE, Problem, RETRY_AFTER},
     reconciliations::ReconciliationsApi,
@@ -58,7 +63,10 @@ use self::{
     users::UsersApi,
     webhook::WebhookApi,
 };
-use crate::app::App;
+use crate::{
+    app::{App, Figures, Token},
+    config::edge::Docs,
+};
 
 /// Every group of routes.
 type Everything = (
@@ -115,15 +123,14 @@ fn service<A: OpenApi>(api: A) -> OpenApiService<A, ()> {
 
 /// Every route of the server.
 pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
-    let table = Arc::new(RouteTable::of::<Document>());
+    let table = RouteTable::of::<Document>();
     table.announce(&app.metrics);
-    let metrics = Arc::clone(&app.metrics);
+    let around = Around { table, metrics: Arc::clone(&app.metrics), edge: app.edge.clone() };
     let failed = Arc::new(FailedTries::default());
-    let hosts = Gate::new(Role::Host, app.api_token.clone(), &failed);
-    let operators = Gate::new(Role::Operator, app.admin_token.clone(), &failed);
+    let gate = |role, tokens: Vec<Token>| Gate::new(role, tokens, &failed, &app.metrics);
+    let hosts = gate(Role::Host, app.api_token.iter().cloned().collect());
+    let operators = gate(Role::Operator, app.admin_token.iter().cloned().collect());
     let health = HealthApi::new(app.clone());
-    let spec = openapi_spec();
-    let page = DocsPage::new(&service(Document).swagger_ui_html());
 
     let users = (UsersApi(app.clone()), UsageApi(app.clone()), RefreshApi(app.clone()));
     let admin = (
@@ -136,22 +143,59 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     );
 
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.
-    Route::new()
+    let mut route = Route::new()
         .nest_no_strip("/api/v1/stripe/webhook", mounted(WebhookApi(app.clone()), None))
         .nest_no_strip("/api/v1/users", mounted(users, Some(hosts.clone())))
-        .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app), Some(hosts), changes::PATIENCE))
+        .nest_no_strip("/api/v1/changes", mounted_for(ChangesApi(app.clone()), Some(hosts), changes::PATIENCE))
         .nest_no_strip("/api/v1/admin", mounted(admin, Some(operators)))
         .nest_no_strip("/healthz", mounted(health.clone(), None))
-        .nest_no_strip("/readyz", mounted(health.clone(), None))
-        .nest_no_strip("/metrics", mounted(health, None))
-        .at(
-            "/openapi.json",
-            get(make_sync(move |_| Response::builder().content_type("application/json").body(spec.clone()))),
-        )
-        .at("/docs", get(make_sync(move |_| page.render())))
-        .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&table), Arc::clone(&metrics)))
+        .nest_no_strip("/readyz", mounted(health.clone(), None));
+    route = match &app.edge.figures {
+        Figures::Open => route.nest_no_strip(FIGURES, mounted(health, None)),
+        Figures::Behind(token) => {
+            route.nest_no_strip(FIGURES, mounted(health, Some(gate(Role::Scraper, vec![token.clone()]))))
+        }
+        Figures::Elsewhere => route,
+    };
+    let readers = match app.edge.docs {
+        Docs::Off => return finished(route, around),
+        Docs::Open => None,
+        Docs::Token => Some(gate(Role::Reader, app.api_token.iter().chain(app.admin_token.iter()).cloned().collect())),
+    };
+    let spec = openapi_spec();
+    let page = DocsPage::new(&service(Document).swagger_ui_html());
+    let document = make_sync(move |_| Response::builder().content_type("application/json").body(spec.clone()));
+    let route = route
+        .at("/openapi.json", get(gated(document, readers.clone())))
+        .at("/docs", get(gated(make_sync(move |_| page.render()), readers)));
+    finished(route, around)
+}
+
+/// The figures alone, for a listener of their own.
+pub fn figures(app: App, token: Option<Token>) -> BoxEndpoint<'static, Response> {
+    let around =
+        Around { table: RouteTable::of::<HealthApi>(), metrics: Arc::clone(&app.metrics), edge: app.edge.clone() };
+    let failed = Arc::new(FailedTries::default());
+    let gate = token.map(|token| Gate::new(Role::Scraper, [token], &failed, &app.metrics));
+    finished(Route::new().nest_no_strip(FIGURES, mounted(HealthApi::new(app), gate)), around)
+}
+
+const FIGURES: &str = "/metrics";
+
+fn finished(route: Route, around: Around) -> BoxEndpoint<'static, Response> {
+    let around = Arc::new(around);
+    route
+        .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&around)))
         .map_to_response()
         .boxed()
+}
+
+/// An endpoint behind a gate, where there is one.
+fn gated(endpoint: impl Endpoint + 'static, gate: Option<Gate>) -> impl Endpoint<Output = Response> {
+    endpoint.map_to_response().before(move |mut request: Request| {
+        let admitted = gate.as_ref().map_or(Ok(()), |gate| gate.admit(&mut request));
+        async move { admitted.map(|()| request).map_err(Into::into) }
+    })
 }
 
 /// A group of routes behind its gate, bounded in time.
@@ -165,13 +209,13 @@ fn mounted_for(
     gate: Option<Gate>,
     patience: Duration,
 ) -> impl Endpoint<Output = Response> {
-    service(api)
-        .into_endpoint()
-        .before(move |mut request| {
-            let admitted = gate.as_ref().map_or(Ok(()), |gate| gate.admit(&mut request));
-            async move { admitted.map(|()| request).map_err(Into::into) }
-        })
+    gated(service(api).into_endpoint(), gate)
         .around(move |endpoint, request| observe::protect(patience, endpoint, request))
+}
+
+/// Every address that is served, with the methods it takes: those of the document, and the pages beside it.
+pub fn addresses() -> Vec<(String, Vec<String>)> {
+    RouteTable::of::<Document>().addresses()
 }
 
 /// The `OpenAPI` document of the whole API, as indented JSON; the same for the same version.

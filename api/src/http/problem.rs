@@ -1,6 +1,6 @@
 //! What a caller is told when something is wrong: RFC 9457, one form for everything.
 
-use std::{borrow::Cow, error::Error as StdError, fmt};
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::LazyLock};
 
 use poem::{
     Response,
@@ -15,6 +15,8 @@ use poem_openapi::{
 };
 use sea_orm::DbErr;
 use serde::Serialize;
+
+use crate::quiet::Quiet;
 
 const CONTENT_TYPE: &str = "application/problem+json";
 const TYPE_PREFIX: &str = "https://trueup.dev/problems/";
@@ -133,10 +135,15 @@ impl Problem {
     }
 }
 
+/// A database that is away fails every request.
+static FAILED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
+
 /// What the database said goes to the log, never to the caller.
 impl From<DbErr> for Problem {
     fn from(error: DbErr) -> Self {
-        tracing::error!(%error, "the database failed a request");
+        if let Some(unsaid) = FAILED.may_say() {
+            tracing::error!(%error, unsaid, "the database failed a request");
+        }
         Self::later(DATABASE, "the database did not do what was asked; try again", RETRY_AFTER)
     }
 }
@@ -163,6 +170,9 @@ struct ProblemBody {
     status: u16,
     /// What is wrong here, and where it helps: what would be right.
     detail: String,
+    /// The request's id, as in the header `X-Request-Id` and in every line of the server's log about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
 }
 
 impl ResponseError for Problem {
@@ -171,13 +181,20 @@ impl ResponseError for Problem {
     }
 
     fn as_response(&self) -> Response {
+        self.render(None)
+    }
+}
+
+impl Problem {
+    fn render(&self, request_id: Option<&str>) -> Response {
         let body = ProblemBody {
             kind: format!("{TYPE_PREFIX}{}", self.kind.slug),
             title: self.kind.title.to_owned(),
             status: self.kind.status.as_u16(),
             detail: self.detail.clone().into_owned(),
+            request_id: request_id.map(str::to_owned),
         };
-        let mut body = serde_json::to_value(&body).expect("four plain fields become JSON");
+        let mut body = serde_json::to_value(&body).expect("plain fields become JSON");
         if let (Some(body), Some(members)) = (body.as_object_mut(), self.extension.as_object()) {
             body.extend(members.clone());
         }
@@ -207,10 +224,10 @@ impl ApiResponse for Problem {
     }
 }
 
-/// Any error of poem's or ours as a problem. `allow` is what the address takes, where there is one.
-pub(super) fn from_error(error: poem::Error, allow: Option<&str>) -> Response {
-    if error.is::<Problem>() {
-        return error.into_response();
+/// Any error of poem's or ours as a problem of the request with this id. `allow` is what the address takes, where there is one.
+pub(super) fn from_error(error: poem::Error, allow: Option<&str>, request_id: &str) -> Response {
+    if let Some(problem) = error.downcast_ref::<Problem>() {
+        return problem.render(Some(request_id));
     }
     let detail = error.to_string();
     let problem = if error.is::<NotFoundError>() {
@@ -229,5 +246,5 @@ pub(super) fn from_error(error: poem::Error, allow: Option<&str>) -> Response {
         tracing::error!(error = %detail, "a request failed");
         Problem::new(INTERNAL, "the request failed; the server's log tells why")
     };
-    problem.as_response()
+    problem.render(Some(request_id))
 }

@@ -63,11 +63,29 @@ struct KnownSubscription {
     /// Latest end among the items.
     #[oai(nullable)]
     current_period_end: Option<DateTime<Utc>>,
+    /// The moment billing periods are counted from.
+    #[oai(nullable)]
+    billing_cycle_anchor: Option<DateTime<Utc>>,
+    /// Start of the trial.
+    #[oai(nullable)]
+    trial_start: Option<DateTime<Utc>>,
+    /// End of the trial.
+    #[oai(nullable)]
+    trial_end: Option<DateTime<Utc>>,
     /// A date on which it is scheduled to end.
     #[oai(nullable)]
     cancel_at: Option<DateTime<Utc>>,
     /// Whether it ends with its period.
     cancel_at_period_end: bool,
+    /// When its end was asked for.
+    #[oai(nullable)]
+    canceled_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[oai(nullable)]
+    ended_at: Option<DateTime<Utc>>,
+    /// What becomes of its invoices while their collection is paused: `keep_as_draft`, `mark_uncollectible` or `void`.
+    #[oai(nullable)]
+    pause_collection: Option<String>,
     /// True while two snapshots of one second disagree.
     needs_refresh: bool,
     /// The second the snapshot belongs to, on Stripe's clock.
@@ -91,8 +109,14 @@ impl From<Model> for KnownSubscription {
             items: items.into_iter().map(item).collect(),
             current_period_start: row.current_period_start,
             current_period_end: row.current_period_end,
+            billing_cycle_anchor: row.billing_cycle_anchor,
+            trial_start: row.trial_start,
+            trial_end: row.trial_end,
             cancel_at: row.cancel_at,
             cancel_at_period_end: row.cancel_at_period_end,
+            canceled_at: row.canceled_at,
+            ended_at: row.ended_at,
+            pause_collection: row.pause_collection,
             needs_refresh: row.needs_refresh,
             version_at: row.version_at,
         }

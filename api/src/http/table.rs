@@ -40,6 +40,12 @@ impl RouteTable {
         }
     }
 
+    /// Every address and what it takes.
+    pub(super) fn addresses(&self) -> Vec<(String, Vec<String>)> {
+        let methods = |route: &Route| route.methods.split(", ").map(str::to_owned).collect();
+        self.0.iter().map(|route| (route.label.clone(), methods(route))).collect()
+    }
+
     /// The label of what the router matched.
     pub(super) fn label(&self, pattern: Option<&str>) -> &str {
         pattern.and_then(|pattern| self.find(pattern)).map_or(OTHER, |route| &route.label)
@@ -50,6 +56,18 @@ impl RouteTable {
         self.find(pattern).map(|route| &*route.methods)
     }
 
+    /// The label of an address that nothing has been matched with yet: what happens on the way is told with it.
+    pub(super) fn expected(&self, path: &str) -> &str {
+        let same = |(ours, theirs): (&str, &str)| ours == theirs || (ours.starts_with('{') && !theirs.is_empty());
+        // What stands there in so many words goes before what takes any.
+        let matching = |route: &&Route| {
+            route.label.split('/').count() == path.split('/').count()
+                && route.label.split('/').zip(path.split('/')).all(same)
+        };
+        let found = self.0.iter().filter(matching).min_by_key(|route| route.label.matches('{').count());
+        found.map_or(OTHER, |route| &route.label)
+    }
+
     /// The router writes `:param0` where the document has `{id}`.
     fn find(&self, pattern: &str) -> Option<&Route> {
         let same = |(ours, theirs): (&str, &str)| ours == theirs || (ours.starts_with('{') && theirs.starts_with(':'));
@@ -57,5 +75,27 @@ impl RouteTable {
             route.label.split('/').count() == pattern.split('/').count()
                 && route.label.split('/').zip(pattern.split('/')).all(same)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_known_by_its_route_before_it_is_matched() {
+        let route = |label: &str| Route { label: label.to_owned(), methods: "GET".to_owned() };
+        let table = RouteTable(["/users/{id}", "/users/{id}/usage", "/users/all", "/healthz"].map(route).into());
+        for (path, label) in [
+            ("/users/7", "/users/{id}"),
+            ("/users/all", "/users/all"),
+            ("/users/7/usage", "/users/{id}/usage"),
+            ("/healthz", "/healthz"),
+            ("/users/", OTHER),
+            ("/users/7/usage/x", OTHER),
+            ("/.env", OTHER),
+        ] {
+            assert_eq!(table.expected(path), label, "{path}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! Where Stripe delivers. Nothing slower than the commit happens here.
 
+use std::sync::LazyLock;
+
 use billing::{
     event,
-    inbox::{self, Receipt, ReceiveError},
+    inbox::{self, Arrival, Receipt, ReceiveError},
 };
 use chrono::Utc;
 use metrics::labels::{RejectReason, WebhookOutcome};
@@ -17,15 +19,21 @@ use tokio::time::Instant;
 use super::{
     Tag,
     body::{Answer, Raw, read},
-    observe::{milliseconds, peer},
+    client,
+    observe::milliseconds,
     problem::{BAD_REQUEST, Kind, NOT_STORABLE, NOT_STORED, Problem, RETRY_AFTER, TOO_LARGE, TOO_SLOW},
 };
-use crate::app::App;
+use crate::{app::App, observe::skip_label, quiet::Quiet};
 
 /// Largest event, in bytes.
 const MAX_EVENT: usize = 1 << 20;
 
 const SIGNATURE: &str = "stripe-signature";
+
+/// Anybody can send what is refused, as often as they like.
+static REFUSED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
+/// What could not be stored.
+static UNSTORED: LazyLock<Quiet> = LazyLock::new(Quiet::default);
 
 #[derive(Debug, Clone)]
 pub(super) struct WebhookApi(pub(super) App);
@@ -69,7 +77,7 @@ impl WebhookApi {
     )]
     async fn receive(&self, request: &Request, body: Raw) -> Result<Answer<Acknowledged>, Problem> {
         let Self(app) = self;
-        let peer = || peer(request);
+        let peer = || client::shown(request);
         let body = read(request, body.0, MAX_EVENT).await.inspect_err(|problem| {
             let reason = match problem.kind() {
                 TOO_LARGE => RejectReason::TooLarge,
@@ -78,7 +86,9 @@ impl WebhookApi {
             };
             app.metrics.webhook_rejected(reason);
             let declared = request.header(header::CONTENT_LENGTH);
-            tracing::warn!(reason = reason.as_str(), declared, peer = peer(), "refused a webhook");
+            if let Some(unsaid) = REFUSED.may_say() {
+                tracing::warn!(reason = reason.as_str(), declared, peer = peer(), unsaid, "refused a webhook");
+            }
         })?;
         let start = Instant::now();
         // Of several headers the first: it is as good a guess as any, and a wrong one is a mismatch.
@@ -86,12 +96,18 @@ impl WebhookApi {
         let event = event::verify(&body, signature, &app.secrets, Utc::now(), app.tolerance).map_err(|rejection| {
             let reason = rejection.reason();
             app.metrics.webhook_rejected(RejectReason::named(reason));
-            tracing::warn!(reason, bytes = body.len(), peer = peer(), "refused a webhook");
+            if let Some(unsaid) = REFUSED.may_say() {
+                tracing::warn!(reason, bytes = body.len(), peer = peer(), unsaid, "refused a webhook");
+            }
             let kind = Kind::new(reason, StatusCode::BAD_REQUEST, "Not an event of Stripe");
             Problem::new(kind, rejection.to_string())
         })?;
         let (event_id, event_type) = (event.id().to_string(), event.event_type().to_owned());
         let arrival = inbox::route(&event, &app.intake);
+        let skipped = match &arrival {
+            Arrival::Apply => None,
+            Arrival::Skip(skip) => Some(skip.reason),
+        };
         let received = app.inbox.receive(event, arrival).await;
 
         let (outcome, answer) = match received {
@@ -109,8 +125,19 @@ impl WebhookApi {
         };
         let took = start.elapsed();
         app.metrics.webhook_received(&event_type, outcome);
-        app.metrics.webhook_answered_after(took.as_secs_f64());
-        tracing::info!(%event_id, event_type, outcome = outcome.as_str(), milliseconds = milliseconds(took), "webhook");
+        if let (WebhookOutcome::Skipped, Some(reason)) = (outcome, skipped) {
+            app.metrics.events_skipped(skip_label(reason), 1);
+        }
+        if answer.is_ok() {
+            // What could not be stored counts as an answer 5xx; were it here as well, whoever adds the two up would count it twice.
+            app.metrics.webhook_acknowledged_after(took.as_secs_f64());
+        }
+        // Where nothing can be stored Stripe sends again and again; the first lines say it all.
+        let unsaid = if matches!(outcome, WebhookOutcome::Unavailable) { UNSTORED.may_say() } else { Some(0) };
+        if let Some(unsaid) = unsaid {
+            let (outcome, milliseconds) = (outcome.as_str(), milliseconds(took));
+            tracing::info!(%event_id, event_type, outcome, milliseconds, unsaid, "webhook");
+        }
         Ok(Answer(Acknowledged { received: true, event_id, outcome: answer? }))
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use sea_orm::ConnectionTrait as _;
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use serde_json::Value;
 use testkit::{Kind, TestDb, kinds};
 
@@ -70,6 +70,28 @@ async fn trigger_moves_a_user_to_pro_and_back_again() {
     let new = "00000000-0000-4000-8000-000000000001";
     let ran = trigger(folder, &url, &["customer.subscription.created", "--user", new]).await;
     assert_eq!(row(&ran, "tier"), ["free", "→", "pro"], "{ran:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_sample_event_that_a_busy_server_does_not_take_at_once_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let server = Running::start(folder, &[], &[]);
+    let url = server.url().await;
+    // Somebody else has the file for longer than a delivery may wait.
+    let path = format!("sqlite://{}", folder.join("data/trueup.db").display());
+    let other = sea_orm::Database::connect(path).await.unwrap();
+    let held = other.begin().await.unwrap();
+    held.execute_unprepared("DELETE FROM settings WHERE name = 'nothing'").await.unwrap();
+    let who = ["customer.created", "--email", "someone@example.com"];
+    let (ran, ()) = tokio::join!(trigger(folder, &url, &who), async {
+        server.line_with("\"status\":503").await;
+        held.rollback().await.unwrap();
+    });
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("200 recorded"), "{ran:?}");
+    other.close().await.unwrap();
     server.stop().await;
 }
 

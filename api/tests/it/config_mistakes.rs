@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use api::config::{Config, ConfigErrors, LogFormat};
+use billing::db::Pooler;
 use chrono::TimeDelta;
 use scheduler::{JobSettings, Missed};
 
@@ -103,6 +104,12 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
         max_connections = 20
         acquire_timeout = "2s"
         statement_timeout = "1m"
+        reserved_connections = 5
+        lock_timeout = "5s"
+        idle_in_transaction_timeout = "10s"
+        application_name = "billing"
+        slow_statement = "0s"
+        pooler = "transaction"
         [jobs.retry_pending_webhooks]
         schedule = "30 */2 * * * *"
         enabled = false
@@ -142,6 +149,11 @@ fn everything_can_be_set_in_the_file_and_the_environment_wins() {
     assert_eq!(config.database.max_connections, 20);
     assert_eq!(config.database.acquire_timeout, Duration::from_secs(2));
     assert_eq!(config.database.statement_timeout, Duration::from_mins(1));
+    assert_eq!(config.database.reserved_connections, 5);
+    assert_eq!(config.database.lock_timeout, Some(Duration::from_secs(5)));
+    assert_eq!(config.database.idle_in_transaction_timeout, Duration::from_secs(10));
+    assert_eq!(config.database.application_name.as_deref(), Some("billing"));
+    assert_eq!((config.database.slow_statement, config.database.pooler), (None, Pooler::Transaction));
     let job = &config.jobs["retry_pending_webhooks"];
     assert_eq!((job.schedule.as_str(), job.enabled, job.missed), ("30 */2 * * * *", false, Missed::Skip));
     assert_eq!((job.timeout, job.jitter), (Duration::from_mins(1), Duration::from_secs(5)));
@@ -294,6 +306,16 @@ fn what_cannot_work_together_is_refused() {
         ("[intake]\ndeadline = \"1s\"", "intake.deadline: 1s is shorter than database.acquire_timeout (3s)"),
         ("[retry]\npauses = [\"1m\", \"1s\"]", "retry.pauses: a later pause is shorter"),
         ("[retry]\npauses = [\"1s\", \"1m\"]\nattempts = 2", "retry.pauses: holds 2 pauses, more than 2 attempts"),
+        (
+            "[database]\nreserved_connections = 7",
+            "database.reserved_connections: 7 of database.max_connections (8) leave too few",
+        ),
+        (
+            "[database]\nlock_timeout = \"1m\"",
+            "database.lock_timeout: 1m is longer than database.statement_timeout (30s)",
+        ),
+        ("[database]\npooler = \"session\"", "database.pooler: `session` is none of the three; write \"auto\""),
+        ("[database]\napplication_name = \"\"", "database.application_name: is no name that PostgreSQL keeps"),
         ("[database]\nmax_connections = 1", "database.max_connections: 1 is out of bounds"),
         ("database_url = \"sqlite::memory:\"", "database_url: a database in memory would be another one"),
         ("plans = []", "plans: the list is empty"),
@@ -461,4 +483,72 @@ fn how_stripe_is_called_can_be_set_and_is_checked() {
     }
     let base = [("STRIPE_WEBHOOK_SECRET", "whsec_1"), ("STRIPE_API_BASE", "https://api.stripe.com/v1/")];
     assert!(mistake(&base, "").starts_with("STRIPE_API_BASE: ends with /v1"));
+}
+
+#[test]
+fn the_outer_edge_is_closed_where_nothing_is_said_and_set_where_it_is() {
+    use api::{config::edge::Docs, server::Limits};
+    let secret = ("STRIPE_WEBHOOK_SECRET", "whsec_1");
+    let edge = right(&[secret], "").edge;
+    assert!(edge.tls.is_none() && edge.metrics_listen.is_none() && edge.metrics_token.is_none());
+    assert!(edge.trusted_proxies.is_empty() && edge.cors_origins.is_empty());
+    assert_eq!((edge.docs, edge.limits, edge.connections_set), (Docs::Token, Limits::default(), false));
+    assert_eq!(right(&[], "").edge.docs, Docs::Open, "development secrets are worth nothing");
+
+    let file = r#"
+        trueup_trusted_proxies = ["10.0.0.0/8", "192.0.2.7"]
+        trueup_cors_origins = ["https://app.example.com", "http://localhost:3000/"]
+        trueup_docs = "off"
+        trueup_tls_cert = "cert.pem"
+        trueup_tls_key = "key.pem"
+        trueup_metrics_listen = "127.0.0.1:9100"
+        [http]
+        connections = 500
+        head_timeout = "5s"
+        answer_timeout = "1m"
+        idle_timeout = "2m"
+    "#;
+    let edge = right(&[secret, ("TRUEUP_DOCS", "open"), ("TRUEUP_METRICS_TOKEN", TOKEN)], file).edge;
+    assert_eq!(edge.docs, Docs::Open, "the environment wins");
+    let proxies: Vec<_> = edge.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.7/32"]);
+    assert_eq!(edge.cors_origins, ["https://app.example.com", "http://localhost:3000"]);
+    assert_eq!((edge.limits.connections, edge.limits.head), (500, Duration::from_secs(5)));
+    assert!(edge.connections_set && edge.tls.is_some() && edge.metrics_token.is_some());
+    assert_eq!(edge.metrics_listen.as_deref(), Some("127.0.0.1:9100"));
+}
+
+#[test]
+fn mistakes_about_the_outer_edge_are_told_with_what_would_be_right() {
+    let secret = ("STRIPE_WEBHOOK_SECRET", "whsec_1");
+    for (variable, value, part) in [
+        ("TRUEUP_TLS_CERT", "cert.pem", "names a certificate without its key"),
+        ("TRUEUP_TLS_KEY", "key.pem", "names a key without its certificate"),
+        ("TRUEUP_METRICS_LISTEN", "9100", "no address and port"),
+        ("TRUEUP_METRICS_TOKEN", "short", "has only 5 characters"),
+        ("TRUEUP_DOCS", "yes", "none of the choices"),
+        ("TRUEUP_TRUSTED_PROXIES", "10.0.0.0/8,proxy.internal", "`proxy.internal` is no address"),
+        ("TRUEUP_TRUSTED_PROXIES", "0.0.0.0/0", "every address"),
+        ("TRUEUP_CORS_ORIGINS", "*", "`*` is no origin"),
+        ("TRUEUP_CORS_ORIGINS", "https://app.example.com/page", "is no origin"),
+    ] {
+        let told = mistake(&[secret, (variable, value)], "");
+        assert!(told.starts_with(variable) && told.contains(part), "{told}");
+    }
+    let told = mistake(
+        &[
+            secret,
+            ("TRUEUP_ADMIN_TOKEN", TOKEN),
+            ("TRUEUP_METRICS_TOKEN", TOKEN),
+            ("TRUEUP_API_TOKEN", "0123456789abcdef0"),
+        ],
+        "",
+    );
+    assert!(told.contains("is the same as TRUEUP_ADMIN_TOKEN"), "{told}");
+    for (line, part) in
+        [("connections = 3", "out of bounds"), ("head_timeout = \"0s\"", "out of bounds"), ("body = 1", "is unknown")]
+    {
+        let told = mistake(&[secret], &format!("[http]\n{line}"));
+        assert!(told.starts_with("http.") && told.contains(part), "{told}");
+    }
 }

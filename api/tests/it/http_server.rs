@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{
-    app::{App, Token},
+    app::{App, Edge, Token},
     background::Background,
     http,
 };
@@ -75,6 +75,7 @@ impl Server {
             jobs: Registry::new(scheduler::jobs::all(), JobSettings::of),
             scheduler: None,
             refresher: None,
+            edge: Edge::default(),
         };
         change(&mut app);
         let client = TestClient::new(http::routes(app.clone()));

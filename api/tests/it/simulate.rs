@@ -1,6 +1,6 @@
 //! The simulated Stripe against the real binary.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use testkit::{Kind, TestDb, on_each};
@@ -55,16 +55,102 @@ fn what_never_arrives_is_told_as_a_difference() {
     });
 }
 
+fn ids(report: &Value, of: &str) -> BTreeSet<String> {
+    let differences = report["differences"].as_array().expect("a list").iter();
+    differences.filter(|found| found["of"] == of).map(|found| found["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+fn set(list: &Value) -> BTreeSet<String> {
+    list.as_array().expect("a list").iter().map(|id| id.as_str().expect("an id").to_owned()).collect()
+}
+
 #[test]
-fn without_a_key_only_what_is_marked_can_differ_after_changes_within_one_second() {
+fn without_a_key_exactly_what_events_of_one_second_leave_open_is_marked_and_nothing_else_differs() {
     on_each(|database| async move {
         let (_, report) = simulate(&database, &format!("{DISORDER} --bursts 100% --seed 5")).await;
-        let marked = report["needs_refresh"].as_array().expect("a list");
-        for difference in report["differences"].as_array().expect("a list") {
-            let known = difference["of"] != "subscription" || marked.contains(&difference["id"]);
-            assert!(known, "{difference} is not marked: {report}");
-        }
+        let marked = set(&report["needs_refresh"]);
+        assert!(!marked.is_empty(), "{report}");
+        assert_eq!(marked, set(&report["ambiguous"]), "{report}");
+        assert!(ids(&report, "subscription").is_subset(&marked), "{report}");
+        assert!(ids(&report, "user").is_subset(&set(&report["ambiguous_users"])), "{report}");
     });
+}
+
+#[test]
+fn with_a_key_events_of_one_second_leave_nothing_open() {
+    on_each(|database| async move {
+        let words = "--customers 12 --days 70 --duplicate 10% --reorder 20% --bursts 100% --no-repair --seed 5";
+        let (code, report) = simulate(&database, words).await;
+        assert_eq!((&report["differences"], code), (&Value::Array(Vec::new()), Some(0)), "{report}");
+        assert!(!set(&report["ambiguous"]).is_empty(), "{report}");
+        assert_eq!(set(&report["needs_refresh"]), BTreeSet::new(), "{report}");
+    });
+}
+
+#[test]
+fn what_was_lost_is_recovered_as_far_as_stripe_remembers_and_the_rest_is_what_a_dry_run_tells_and_a_reconciliation_repairs()
+ {
+    on_each(|database| async move {
+        let words = "--customers 25 --days 90 --drop 20% --duplicate 5% --reorder 10% --forged 5% --seed 4";
+        let (code, report) = simulate(&database, words).await;
+        assert_eq!((&report["differences"], code), (&Value::Array(Vec::new()), Some(0)), "{report}");
+        assert!(number(&report, "recovered") > 0 && number(&report, "repaired") > 0, "{report}");
+        assert!(
+            number(&report, "differences_after_webhooks") > number(&report, "differences_after_recovery"),
+            "{report}"
+        );
+        let dry = &report["dry_run"];
+        assert!(
+            dry["by_kind"]["missing"].as_u64() > Some(0) && dry["by_kind"]["differs"].as_u64() > Some(0),
+            "{report}"
+        );
+        assert_eq!((set(&dry["untold"]), set(&dry["unfounded"])), (BTreeSet::new(), BTreeSet::new()), "{report}");
+        assert!(number(&report, "forged") > 0, "{report}");
+        assert_eq!(number(&report, "forged_taken"), 0, "{report}");
+    });
+}
+
+#[tokio::test]
+async fn while_the_api_limits_fails_and_hangs_everything_is_repaired_all_the_same() {
+    let database = TestDb::empty(Kind::Sqlite).await;
+    let words =
+        "--customers 15 --days 60 --drop 20% --bursts 50% --api-limits 8% --api-errors 4% --api-hangs 2% --seed 9";
+    let (code, report) = simulate(&database, words).await;
+    assert_eq!((&report["differences"], code), (&Value::Array(Vec::new()), Some(0)), "{report}");
+    assert_eq!(report["recovery"]["outcome"], "succeeded", "{report}");
+}
+
+#[tokio::test]
+async fn at_a_given_speed_days_take_their_time() {
+    let database = TestDb::empty(Kind::Sqlite).await;
+    let (code, report) = simulate(&database, "--customers 3 --days 20 --speed 10 --seed 1").await;
+    assert_eq!(code, Some(0), "{report}");
+    assert!(number(&report, "run_ms") >= 1_900, "20 days at 10 a second: {report}");
+}
+
+#[tokio::test]
+async fn a_world_that_is_to_be_kept_running_goes_on_after_its_report() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let words = "simulate --customers 6 --days 20 --seed 3 --keep-running";
+    let arguments: Vec<&str> = words.split_whitespace().collect();
+    let world = Running::start(folder.path(), &[], &arguments);
+    let line = world.line_with("the world lives on against").await;
+    assert!(world.out().contains("differences left"), "{}", world.out());
+    let url = line.split_whitespace().find(|word| word.starts_with("http://")).expect("where").trim_end_matches(';');
+    let received = async || {
+        let text = reqwest::get(format!("{url}/metrics")).await.expect("an answer").text().await.expect("text");
+        let lines = text.lines().filter(|line| line.starts_with("trueup_usage_consumed_total"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    let before = received().await;
+    let lives = async {
+        while received().await <= before {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(LONG, lives).await.expect("somebody uses what they have");
+    world.signal("TERM");
+    assert_eq!(world.end(LONG).await.code(), Some(0), "{}", world.err());
 }
 
 #[tokio::test]

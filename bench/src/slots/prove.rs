@@ -65,7 +65,7 @@ impl Drop for Worker {
 
 pub(crate) async fn run(on: &On, slots: u32, kills: u32) -> Result<Verdict> {
     let db = Db::connect(&on.database_url, &DbOptions::default()).await.context("the database")?;
-    migration::up(db.reader(), None).await?;
+    migration::up(db.connection(), None).await?;
     execute(&db, EFFECTS).await?;
     let begun = Instant::now();
     let deadline = begun + Duration::from_secs(u64::from(slots) * 2) + PATIENCE;

@@ -64,8 +64,10 @@ pub async fn state(db: &impl ConnectionTrait) -> Result<Option<Adoption>, DbErr>
         // An older inbox alone says nothing of who pays.
         return Ok(None);
     }
-    let unreadable = |what: &str, why: String| DbErr::Custom(format!("the note `{what}` in `settings` is not readable: {why}"));
-    let adopted_at = adopted.value.parse().map_err(|error: chrono::ParseError| unreadable(ADOPTED_AT, error.to_string()))?;
+    let unreadable =
+        |what: &str, why: String| DbErr::Custom(format!("the note `{what}` in `settings` is not readable: {why}"));
+    let adopted_at =
+        adopted.value.parse().map_err(|error: chrono::ParseError| unreadable(ADOPTED_AT, error.to_string()))?;
     let released = match settings::Entity::find_by_id(RELEASED).one(db).await? {
         Some(row) => Some(serde_json::from_str(&row.value).map_err(|error| unreadable(RELEASED, error.to_string()))?),
         None => None,

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cursor, latest};
-use crate::db::Db;
+use crate::{db::Db, panics::supervised};
 
 /// The channel of PostgreSQL's `NOTIFY`; a trigger on the table rings it.
 const CHANNEL: &str = "trueup_changes";
@@ -57,7 +57,8 @@ impl Feed {
             waiting: AtomicUsize::new(0),
             closed,
         });
-        tokio::spawn(look(db, Arc::clone(&shared)));
+        let looking = Arc::clone(&shared);
+        tokio::spawn(async move { supervised("feed of changes", || look(db.clone(), Arc::clone(&looking))).await });
         Self(shared)
     }
 
@@ -100,9 +101,12 @@ async fn look(db: Db, shared: Arc<Shared>) {
         if shared.waiting.load(Ordering::SeqCst) == 0 {
             continue;
         }
-        if !listening && db.backend() == DbBackend::Postgres {
+        if !listening && db.backend() == DbBackend::Postgres && !db.is_pooled() {
             listening = true;
-            tokio::spawn(listen(db.clone(), Arc::clone(&shared)));
+            let (db, shared) = (db.clone(), Arc::clone(&shared));
+            tokio::spawn(async move {
+                supervised("listener for changes", || listen(db.clone(), Arc::clone(&shared))).await
+            });
         }
         let tip = tokio::select! {
             () = shared.closed.cancelled() => return,
@@ -143,7 +147,7 @@ async fn listen(db: Db, shared: Arc<Shared>) {
 }
 
 async fn hear(db: &Db, shared: &Shared) -> Result<(), sea_orm::sqlx::Error> {
-    let options = db.reader().get_postgres_connection_pool().connect_options();
+    let options = db.connection().get_postgres_connection_pool().connect_options();
     // A pool of its own: whoever listens keeps the connection for good.
     let pool = PgPoolOptions::new()
         .max_connections(1)

@@ -6,7 +6,10 @@ use super::{
     Reading, Told, Unreadable, link,
     raw::{Found, Raw, RawCustomer},
 };
-use crate::facts::{CustomerTold, moment};
+use crate::{
+    facts::{CustomerTold, moment},
+    skip::Skip,
+};
 
 /// The customer as it is.
 pub(super) fn known(raw: &Raw<'_>) -> Result<Reading, Unreadable> {
@@ -24,7 +27,7 @@ fn told(raw: &Raw<'_>, deleted: bool) -> Result<Reading, Unreadable> {
         Found::Other(reading) => return Ok(reading),
     };
     let Some(id) = customer.id.0.as_deref().and_then(|id| CustomerId::parse(id).ok()) else {
-        return Ok(Reading::Nothing("a customer without an id"));
+        return Ok(Reading::Nothing(Skip::incomplete("a customer without an id")));
     };
     let deleted = deleted || customer.deleted.0 == Some(true);
     let user = customer.metadata.0.get("user_id").map(String::as_str);

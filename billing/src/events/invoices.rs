@@ -9,7 +9,10 @@ use super::{
     Email, Reading, Told, Unreadable, link, named_customer,
     raw::{Found, Raw, RawInvoice},
 };
-use crate::facts::{InvoiceSnapshot, InvoiceTold, SubscriptionTold, moment};
+use crate::{
+    facts::{InvoiceSnapshot, InvoiceTold, SubscriptionTold, moment},
+    skip::Skip,
+};
 
 /// It was paid.
 pub(super) fn paid(raw: &Raw<'_>) -> Result<Reading, Unreadable> {
@@ -48,7 +51,7 @@ fn told(raw: &Raw<'_>, more: impl FnOnce(&mut InvoiceTold), email: Option<EmailK
         Found::Other(reading) => return Ok(reading),
     };
     let Some(id) = invoice.id.0.as_deref().and_then(|id| InvoiceId::parse(id).ok()) else {
-        return Ok(Reading::Nothing("an invoice without an id"));
+        return Ok(Reading::Nothing(Skip::incomplete("an invoice without an id")));
     };
     let details = invoice.parent.0.unwrap_or_default().subscription_details.0;
     let details = details.or(invoice.subscription_details.0).unwrap_or_default();

@@ -14,7 +14,10 @@ use entity::{
     ids::{CustomerId, InvoiceId, SubscriptionId, UserId},
 };
 
-use crate::facts::{CustomerTold, InvoiceTold, Link, Stamp, SubscriptionTold};
+use crate::{
+    facts::{CustomerTold, InvoiceTold, Link, Stamp, SubscriptionTold},
+    skip::Skip,
+};
 pub(crate) use raw::Raw;
 
 /// What one event tells.
@@ -66,7 +69,7 @@ pub enum Reading {
     /// A thin event: it names an object that has to be fetched.
     Thin(Related),
     /// Nothing for us, for this reason.
-    Nothing(&'static str),
+    Nothing(Skip),
 }
 
 /// The object a thin event is about.
@@ -148,7 +151,7 @@ pub fn read_fetched(event_type: &str, object: &str, stamp: &Stamp) -> Result<Rea
 fn read_raw(raw: &Raw<'_>) -> Result<Reading, Unreadable> {
     match TABLE.iter().find(|(name, _)| *name == raw.event_type) {
         Some((_, read)) => read(raw),
-        None => Ok(Reading::Nothing("an event type that changes nothing here")),
+        None => Ok(Reading::Nothing(Skip::unhandled("an event type that changes nothing here"))),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Reading, Related, Unreadable};
 use crate::{
     facts::Stamp,
     lenient::{Flag, Id, Int, Key, Lenient, Listing, Obj, Strings, Text, lenient_struct, read},
+    skip::Skip,
 };
 
 /// An event, or the object fetched in its place.
@@ -47,12 +48,12 @@ impl<'a> Raw<'a> {
                 let RawRelated { id, kind } = event.related;
                 return Ok(Found::Other(match (id.0, kind.0) {
                     (Some(id), Some(kind)) => Reading::Thin(Related { kind, id }),
-                    _ => Reading::Nothing("a thin event that names no object"),
+                    _ => Reading::Nothing(Skip::incomplete("a thin event that names no object")),
                 }));
             }
             event.data
         };
-        Ok(object.map_or(Found::Other(Reading::Nothing("an event without an object")), Found::Object))
+        Ok(object.map_or(Found::Other(Reading::Nothing(Skip::incomplete("an event without an object"))), Found::Object))
     }
 }
 

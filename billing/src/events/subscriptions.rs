@@ -9,7 +9,10 @@ use super::{
     Email, Reading, Told, Unreadable, link, named_customer,
     raw::{Found, Raw, RawItem, RawSubscription},
 };
-use crate::facts::{Item, Kind, Rank, Snapshot, SubscriptionTold, moment};
+use crate::{
+    facts::{Item, Kind, Rank, Snapshot, SubscriptionTold, moment},
+    skip::Skip,
+};
 
 /// Any event that shows the subscription.
 pub(super) fn snapshot(raw: &Raw<'_>) -> Result<Reading, Unreadable> {
@@ -32,7 +35,7 @@ fn told(raw: &Raw<'_>, ended: bool, trial_ends: bool) -> Result<Reading, Unreada
         Found::Other(reading) => return Ok(reading),
     };
     let Some(id) = subscription.id.0.as_deref().and_then(|id| SubscriptionId::parse(id).ok()) else {
-        return Ok(Reading::Nothing("a subscription without an id"));
+        return Ok(Reading::Nothing(Skip::incomplete("a subscription without an id")));
     };
     let user = subscription.metadata.0.get("user_id").map(String::as_str);
     let customer = named_customer(subscription.customer.0.as_deref(), user, raw.stamp);

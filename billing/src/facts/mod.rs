@@ -12,8 +12,8 @@ mod subscription;
 pub use customer::{Customer, CustomerTold};
 pub use invoice::{Invoice, InvoiceSnapshot, InvoiceTold, Outcome};
 pub use link::Link;
-pub(crate) use subscription::{UNCONFIRMED, is_placeholder};
 pub use subscription::{Item, Kind, Merge, Rank, Snapshot, Subscription, SubscriptionTold, Version};
+pub(crate) use subscription::{UNCONFIRMED, is_placeholder};
 
 use entity::Time;
 

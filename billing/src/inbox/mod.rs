@@ -14,4 +14,4 @@ mod writer;
 
 pub use route::{Arrival, IntakeRules, route};
 pub(crate) use writer::row;
-pub use writer::{Inbox, InboxOptions, Receipt, ReceiveError};
+pub use writer::{Commit, CommitWatch, Inbox, InboxOptions, Receipt, ReceiveError};

@@ -76,8 +76,8 @@ pub async fn retry(db: &Db, id: &EventId, rules: &IntakeRules, stripe: Option<&d
     if !row.signature_verified {
         return Err(RetryError::Unverified(id.clone()));
     }
-    if let Arrival::Skip(reason) = rules.decide(&row.event_type, Some(row.livemode), row.account.as_deref()) {
-        return Err(RetryError::NotOurs { id: id.clone(), reason });
+    if let Arrival::Skip(skip) = rules.decide(&row.event_type, Some(row.livemode), row.account.as_deref()) {
+        return Err(RetryError::NotOurs { id: id.clone(), reason: skip.to_string() });
     }
     if row.payload_emptied_at.is_none() {
         let again = requeue(db, Condition::all().add(Column::EventId.eq(id.clone()))).await?;

@@ -1,6 +1,10 @@
 //! Which events are ours to apply. All are stored; the others are `skipped`, with the reason.
 
-use crate::{event::VerifiedEvent, events};
+use crate::{
+    event::VerifiedEvent,
+    events,
+    skip::{Skip, SkipReason},
+};
 
 /// What decides it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,7 +21,7 @@ pub enum Arrival {
     /// To be applied.
     Apply,
     /// Stored only, for this reason.
-    Skip(String),
+    Skip(Skip),
 }
 
 impl IntakeRules {
@@ -28,15 +32,14 @@ impl IntakeRules {
             && ours != theirs
         {
             let (theirs, ours) = (mode(theirs), mode(ours));
-            return Arrival::Skip(format!(
-                "an event of the {theirs} mode; this server serves {ours} mode (STRIPE_LIVEMODE)"
-            ));
+            let text = format!("an event of the {theirs} mode; this server serves {ours} mode (STRIPE_LIVEMODE)");
+            return Arrival::Skip(Skip::new(SkipReason::OtherMode, text));
         }
         if account.is_some() && account != self.account.as_deref() {
-            return Arrival::Skip("an event of another Connect account".to_owned());
+            return Arrival::Skip(Skip::new(SkipReason::ForeignAccount, "an event of another Connect account"));
         }
         if !events::handles(event_type) {
-            return Arrival::Skip("an event type that changes nothing here".to_owned());
+            return Arrival::Skip(Skip::unhandled("an event type that changes nothing here"));
         }
         Arrival::Apply
     }

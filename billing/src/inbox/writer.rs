@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,8 +22,9 @@ use uuid::Uuid;
 
 use super::Arrival;
 use crate::{
-    db::{Blame, Db, blame},
+    db::{Blame, Db, blame, obstacle},
     event::VerifiedEvent,
+    panics::{supervised, survived},
     store::inbox::{NewEvent, insert},
 };
 
@@ -42,6 +43,59 @@ pub struct InboxOptions {
     pub deadline: Duration,
     /// Statements under way at once; 1 for `SQLite`, which has one writer.
     pub writers: usize,
+    /// Told of every commit.
+    pub commits: CommitWatch,
+}
+
+/// A commit of events that waited together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Commit {
+    /// How many.
+    pub events: usize,
+    /// From when the database was asked.
+    pub seconds: f64,
+    /// False where it did not take them.
+    pub stored: bool,
+}
+
+type CommitWatcher = dyn Fn(Commit) + Send + Sync;
+
+/// Told of every commit, for metrics; the default tells nobody.
+#[derive(Clone, Default)]
+pub struct CommitWatch(Option<Arc<CommitWatcher>>);
+
+impl CommitWatch {
+    /// Tells `watcher`.
+    pub fn new(watcher: impl Fn(Commit) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watcher)))
+    }
+
+    /// Sees a try through, also where it is given up half-way.
+    fn begin(&self, events: usize) -> Committing<'_> {
+        Committing { watch: self, events, begun: Instant::now(), stored: false }
+    }
+}
+
+impl std::fmt::Debug for CommitWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CommitWatch(…)")
+    }
+}
+
+struct Committing<'a> {
+    watch: &'a CommitWatch,
+    events: usize,
+    begun: Instant,
+    stored: bool,
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        if let Some(watcher) = &self.watch.0 {
+            let seconds = self.begun.elapsed().as_secs_f64();
+            watcher(Commit { events: self.events, seconds, stored: self.stored });
+        }
+    }
 }
 
 impl Default for InboxOptions {
@@ -53,6 +107,7 @@ impl Default for InboxOptions {
             batch_bytes: 4 << 20,
             deadline: Duration::from_secs(4),
             writers: 2,
+            commits: CommitWatch::default(),
         }
     }
 }
@@ -100,7 +155,11 @@ pub struct Inbox {
     room: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     options: Arc<InboxOptions>,
+    trouble: Trouble,
 }
+
+/// Since when, and why, nothing could be stored; none where the last batch was.
+type Trouble = Arc<StdMutex<Option<(Instant, &'static str)>>>;
 
 impl Inbox {
     /// Starts the writers. `nudge` is notified whenever something new is to be applied. They stop, having written everything
@@ -110,6 +169,7 @@ impl Inbox {
         let receiver = Arc::new(Mutex::new(receiver));
         let options = Arc::new(options);
         let waiting = Arc::new(AtomicUsize::new(0));
+        let trouble = Trouble::default();
         let tasks = (0..options.writers)
             .map(|_| {
                 let writer = Writer {
@@ -118,12 +178,13 @@ impl Inbox {
                     options: Arc::clone(&options),
                     waiting: Arc::clone(&waiting),
                     nudge: Arc::clone(nudge),
+                    trouble: Arc::clone(&trouble),
                 };
-                tokio::spawn(writer.run())
+                tokio::spawn(async move { supervised("writer of the inbox", || writer.run()).await })
             })
             .collect();
         let room = Arc::new(Semaphore::new(options.queue_bytes));
-        (Self { queue, room, waiting, options }, tasks)
+        (Self { queue, room, waiting, options, trouble }, tasks)
     }
 
     /// Stores an event and returns once it is committed.
@@ -145,9 +206,16 @@ impl Inbox {
         })?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(ReceiveError::Stopping),
+            Ok(Err(_)) if self.queue.is_closed() => Err(ReceiveError::Stopping),
+            Ok(Err(_)) => Err(ReceiveError::Unavailable),
             Err(_) => Err(ReceiveError::Unavailable),
         }
+    }
+
+    /// How long ago a batch could not be stored, and why; none where one was stored since.
+    pub fn trouble(&self) -> Option<(Duration, &'static str)> {
+        let (at, why) = (*self.trouble.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some((at.elapsed(), why))
     }
 
     /// Deliveries that wait for their commit.
@@ -158,9 +226,9 @@ impl Inbox {
 
 /// The event as a row of the inbox; the second value is true where it is stored only.
 pub(crate) fn row(event: VerifiedEvent, arrival: Arrival, source: EventSource) -> (NewEvent, bool) {
-    let skipped = match arrival {
-        Arrival::Apply => String::new(),
-        Arrival::Skip(reason) => reason,
+    let (skipped, skip_reason) = match arrival {
+        Arrival::Apply => (String::new(), None),
+        Arrival::Skip(skip) => (skip.to_string(), Some(skip.reason)),
     };
     let is_skipped = !skipped.is_empty();
     let parts = event.into_parts();
@@ -172,6 +240,7 @@ pub(crate) fn row(event: VerifiedEvent, arrival: Arrival, source: EventSource) -
         bytes: i64::try_from(parts.payload_bytes).unwrap_or(i64::MAX),
         payload: parts.payload,
         skipped,
+        skip_reason,
         customer: parts.customer.unwrap_or_default(),
         created,
         api_version: parts.api_version.unwrap_or_default(),
@@ -188,13 +257,20 @@ struct Writer {
     options: Arc<InboxOptions>,
     waiting: Arc<AtomicUsize>,
     nudge: Arc<Notify>,
+    trouble: Trouble,
 }
 
 impl Writer {
-    async fn run(self) {
+    async fn run(&self) {
         while let Some(batch) = self.gather().await {
             let size = batch.len();
-            self.store(batch).await;
+            // Whoever waits for what a panic took along is told to send again.
+            if survived(self.store(batch)).await.is_err() {
+                tracing::error!(
+                    events = size,
+                    "storing webhooks panicked, which is a bug in Trueup; Stripe sends them again"
+                );
+            }
             self.waiting.fetch_sub(size, Ordering::Relaxed);
         }
     }
@@ -214,6 +290,8 @@ impl Writer {
     }
 
     async fn store(&self, batch: Vec<Waiting>) {
+        #[cfg(test)]
+        batch.iter().for_each(|waiting| crate::panics::ordered("stored", waiting.event.event_id.as_str()));
         // Whoever gave up waiting was told to send again.
         let (events, waiters) = fold(batch);
         let deadline = waiters.values().flatten().map(|waiter| waiter.deadline).max();
@@ -230,7 +308,19 @@ impl Writer {
         }
     }
 
+    fn note(&self, trouble: Option<&'static str>) {
+        let trouble = trouble.map(|why| (Instant::now(), why));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     async fn insert(&self, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
+        let mut committing = self.options.commits.begin(events.len());
+        let recorded = self.insert_now(events).await?;
+        committing.stored = true;
+        Ok(recorded)
+    }
+
+    async fn insert_now(&self, events: &[NewEvent]) -> Result<Vec<String>, DbErr> {
         if self.db.backend() == DbBackend::Postgres {
             // One statement is one transaction.
             return insert(self.db.reader(), events).await;
@@ -247,13 +337,20 @@ impl Writer {
         loop {
             let attempt = timeout_at(deadline, self.insert(&events)).await;
             let error = match attempt {
-                Ok(Ok(recorded)) => return Ok(recorded.into_iter().collect()),
+                Ok(Ok(recorded)) => {
+                    self.note(None);
+                    return Ok(recorded.into_iter().collect());
+                }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(Failure::Surroundings),
+                Err(_) => {
+                    self.note(Some("it does not answer in time"));
+                    return Err(Failure::Surroundings);
+                }
             };
             if blame(&error) == Blame::Data {
                 return Err(Failure::Data(events));
             }
+            self.note(Some(obstacle(&error)));
             tracing::warn!(error = %error, events = events.len(), "the database did not take a batch of webhooks; trying again");
             if Instant::now() + pause >= deadline {
                 return Err(Failure::Surroundings);

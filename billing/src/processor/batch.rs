@@ -12,11 +12,12 @@ use entity::{
 use sea_orm::DbErr;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
     Outcome, Pass, Processor,
-    failure::{chain, details, fingerprint, short},
+    failure::{NewFailure, chain, details, fingerprint, short},
     fetch::{Beside, Want, Wanting},
     load::{Access, Needs, load},
     mark::{mark_of, verdict_mark},
@@ -24,13 +25,21 @@ use super::{
 };
 use crate::{
     apply::{Applied, Cause, Rules, Verdict, apply, folded},
-    db::{Blame, blame, is_out_of_locks},
+    db::{Blame, WriteTx, blame, is_out_of_locks},
     events::{self, Reading, Told},
     facts::{Merge, Rank, Stamp},
-    store::inbox::{self, ClaimLimits, ClaimedRow, Mark},
+    panics::{Panicked, caught, survived},
+    skip::{Skip, SkipReason},
+    store::{
+        failures,
+        inbox::{self, ClaimLimits, ClaimedRow, Mark},
+    },
     stripe::{Resource, objects},
     world::World,
 };
+
+/// Log lines of this target tell the steps of the work, for whoever asks how it came to an error.
+const STEPS: &str = "steps";
 
 /// An event that was claimed and read.
 pub(super) struct Ready {
@@ -51,13 +60,15 @@ enum Trouble {
     Surroundings(DbErr),
     /// Somebody else holds them by now.
     LeaseLost,
+    /// A mistake of ours, over one of them.
+    Panic,
 }
 
 impl Trouble {
     /// Whether half of the events may fare better.
     fn halves(&self) -> bool {
         match self {
-            Self::Data(_) => true,
+            Self::Data(_) | Self::Panic => true,
             Self::Surroundings(error) => is_out_of_locks(error),
             Self::LeaseLost => false,
         }
@@ -93,7 +104,9 @@ impl Processor {
         if !suspects && events == self.options.batch_events as usize {
             more.notify_one();
         }
-        let wanting = self.keeping(token, self.see_through(token, rows, stop, pass)).await;
+        let span = tracing::info_span!("batch", claim = %token, events);
+        let work = self.see_through(token, rows, stop, pass).instrument(span);
+        let wanting = self.keeping(token, work).await;
         pass.batches.push((events, begun.elapsed().as_secs_f64()));
         if !wanting.is_empty() {
             beside.fetch(self.clone(), token, wanting, stop.clone());
@@ -119,7 +132,7 @@ impl Processor {
     }
 
     async fn renew(&self, token: Uuid) -> Result<(), DbErr> {
-        let tx = self.db.write().await?;
+        let tx = self.db.reserved().write().await?;
         inbox::renew(&*tx, token, self.options.lease.as_secs_f64()).await?;
         tx.commit().await
     }
@@ -149,14 +162,16 @@ impl Processor {
         stop: &CancellationToken,
         pass: &mut Pass,
     ) -> Vec<Wanting> {
+        tracing::debug!(target: STEPS, events = rows.len(), "claimed");
         let mut ready = Vec::with_capacity(rows.len());
         let mut wanting = Vec::new();
         for row in rows {
             match self.read(row) {
                 Read::Ready(event) => ready.push(event),
                 Read::Wants(row, want) => wanting.push((row, want)),
-                Read::Nothing(row, reason) => self.skip(token, &row, reason, pass).await,
+                Read::Nothing(row, skip) => self.skip(token, &row, &skip, pass).await,
                 Read::Unreadable(row, error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
+                Read::Panicked(row) => self.fail(token, &row, "panic", &chain(&Panicked), pass).await,
             }
         }
         let wanting =
@@ -190,13 +205,19 @@ impl Processor {
                 groups.push(group);
                 break;
             }
-            match self.apply_group(token, &group, pass).await {
+            // A panic leaves the transaction unfinished, which undoes it.
+            let applied = survived(self.apply_group(token, &group, pass)).await;
+            match applied.unwrap_or(Err(Trouble::Panic)) {
                 Ok(()) => {}
+                Err(Trouble::Panic) if group.len() == 1 => {
+                    self.fail(token, &group[0].row, "panic", &chain(&Panicked), pass).await;
+                }
                 Err(Trouble::Data(error)) if group.len() == 1 => {
                     let row = &group[0].row;
                     self.fail(token, row, "database", &chain(&error), pass).await;
                 }
                 Err(trouble) if group.len() > 1 && trouble.halves() => {
+                    tracing::debug!(target: STEPS, events = group.len(), "the database refused their data; trying halves");
                     let rest = group.split_off(group.len() / 2);
                     groups.push(rest);
                     groups.push(group);
@@ -206,7 +227,8 @@ impl Processor {
                     pass.disturbed = true;
                     break;
                 }
-                Err(Trouble::LeaseLost) => {
+                // A group of several was halved above.
+                Err(Trouble::Panic | Trouble::LeaseLost) => {
                     tracing::warn!("a claim ran out while its events were applied; nothing of that was kept");
                     pass.disturbed = true;
                     break;
@@ -224,19 +246,28 @@ impl Processor {
     fn read(&self, row: ClaimedRow) -> Read {
         let at = row.stripe_created_at.unwrap_or(row.created_at);
         let stamp = Stamp { at, event_id: row.event_id.to_string() };
-        let reading = match events::read(&row.event_type, &row.payload, &stamp) {
-            Ok(reading) => reading,
-            Err(error) => return Read::Unreadable(row, error),
+        let reading = caught(|| {
+            #[cfg(test)]
+            crate::panics::ordered("read", row.event_id.as_str());
+            events::read(&row.event_type, &row.payload, &stamp)
+        });
+        let reading = match reading {
+            Ok(Ok(reading)) => reading,
+            Ok(Err(error)) => return Read::Unreadable(row, error),
+            Err(Panicked) => return Read::Panicked(row),
         };
         let has_key = self.stripe.is_some();
         match reading {
             Reading::Nothing(reason) => Read::Nothing(row, reason),
             Reading::Thin(_) if !has_key => {
-                Read::Nothing(row, "a thin event, and no STRIPE_SECRET_KEY to fetch its object with")
+                let text = "a thin event, and no STRIPE_SECRET_KEY to fetch its object with";
+                Read::Nothing(row, Skip::new(SkipReason::NoKey, text))
             }
             Reading::Thin(related) => match Resource::of(&related) {
                 Some(resource) => Read::Wants(row, Want::Object(resource)),
-                None => Read::Nothing(row, "a thin event about a kind of object that changes nothing here"),
+                None => {
+                    Read::Nothing(row, Skip::unhandled("a thin event about a kind of object that changes nothing here"))
+                }
             },
             Reading::Told(told) => {
                 let partial = if has_key { objects::partial_in_event(&row.event_type, &row.payload) } else { None };
@@ -254,10 +285,11 @@ impl Processor {
     }
 
     /// Marks an event as nothing for us.
-    pub(super) async fn skip(&self, token: Uuid, row: &ClaimedRow, reason: &str, pass: &mut Pass) {
-        let mark = Mark { error: Some(reason.to_owned()), ..mark_of(row, ProcessingStatus::Skipped) };
+    pub(super) async fn skip(&self, token: Uuid, row: &ClaimedRow, skip: &Skip, pass: &mut Pass) {
+        let mark = Mark { error: Some(skip.to_string()), ..mark_of(row, ProcessingStatus::Skipped) };
         if self.settle(token, std::slice::from_ref(&mark), pass).await {
             pass.count(Outcome::Skipped);
+            *pass.skipped.entry(skip.reason).or_default() += 1;
         }
     }
 
@@ -273,10 +305,13 @@ impl Processor {
         let tx = self.db.write().await?;
         inbox::lock_keys(&*tx, needs.lock_keys()).await?;
         let mut world = load(&*tx, &needs, Access::Write).await?;
+        tracing::debug!(target: STEPS, events = group.len(), "loaded what they touch");
         let now = group[0].row.db_now;
         let rules = Rules { catalog: &self.catalog, policy: &self.policy, now };
         let mut applied: Vec<Applied> = Vec::with_capacity(group.len());
         for event in group {
+            #[cfg(test)]
+            crate::panics::ordered("applied", event.row.event_id.as_str());
             let source = match event.row.source {
                 EventSource::Recovery => ChangeSource::Recovery,
                 EventSource::Webhook | EventSource::Replay => ChangeSource::Webhook,
@@ -311,7 +346,11 @@ impl Processor {
         if inbox::mark(&*tx, token, &marks).await? != marks.len() as u64 {
             return Err(Trouble::LeaseLost);
         }
+        let given_up = failures_among(group.iter().map(|event| &event.row), &marks, "unmatched");
+        let new = only_new(&tx, given_up).await?;
         tx.commit().await?;
+        tracing::debug!(target: STEPS, events = group.len(), changes = changes.len(), "committed");
+        new.into_iter().for_each(NewFailure::tell);
         pass.emails += emails.len();
         report(group, &applied, &marks, changes.len(), pass);
         if self.stripe.is_some() {
@@ -342,9 +381,9 @@ impl Processor {
             delay: pause,
             ..mark_of(row, status)
         };
-        if !self.settle(token, std::slice::from_ref(&mark), pass).await {
-            return;
-        }
+        let failures = failures_among([row], std::slice::from_ref(&mark), kind);
+        let Some(new) = self.settle_noting(token, std::slice::from_ref(&mark), failures, pass).await else { return };
+        new.into_iter().for_each(NewFailure::tell);
         let (event_id, event_type, fingerprint) = (&row.event_id, &row.event_type, mark.fingerprint.as_deref());
         if status == ProcessingStatus::Failed {
             tracing::error!(%event_id, %event_type, attempts, kind, fingerprint, "an event failed for the last time and waits for a person");
@@ -357,20 +396,29 @@ impl Processor {
 
     /// Marks events in a transaction of their own; false where that was not possible, and the claim will run out.
     pub(super) async fn settle(&self, token: Uuid, marks: &[Mark], pass: &mut Pass) -> bool {
+        self.settle_noting(token, marks, Vec::new(), pass).await.is_some()
+    }
+
+    /// The same, where some of them failed; returns those that failed as none did before.
+    async fn settle_noting(
+        &self,
+        token: Uuid,
+        marks: &[Mark],
+        failures: Vec<NewFailure>,
+        pass: &mut Pass,
+    ) -> Option<Vec<NewFailure>> {
         let settled = async {
             let tx = self.db.write().await?;
-            let marked = inbox::mark(&*tx, token, marks).await?;
+            let all = inbox::mark(&*tx, token, marks).await? == marks.len() as u64;
+            let new = if all { only_new(&tx, failures).await? } else { Vec::new() };
             tx.commit().await?;
-            Ok::<_, DbErr>(marked == marks.len() as u64)
+            Ok::<_, DbErr>(all.then_some(new))
         };
-        match settled.await {
-            Ok(marked) => marked,
-            Err(error) => {
-                tracing::warn!(%error, "the outcome of events could not be stored; their claim runs out");
-                pass.disturbed = true;
-                false
-            }
-        }
+        settled.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the outcome of events could not be stored; their claim runs out");
+            pass.disturbed = true;
+            None
+        })
     }
 
     /// Gives back, uncounted, whatever is still under the claim. If even that fails, the lease runs out.
@@ -387,6 +435,36 @@ impl Processor {
             Err(_) => tracing::warn!("claims could not be given back in time; they run out"),
         }
     }
+}
+
+/// Those of these events whose marks say that they failed.
+fn failures_among<'r>(
+    rows: impl IntoIterator<Item = &'r ClaimedRow>,
+    marks: &[Mark],
+    kind: &'static str,
+) -> Vec<NewFailure> {
+    let told = |(row, mark): (&ClaimedRow, &Mark)| {
+        Some(NewFailure {
+            event_id: row.event_id.clone(),
+            event_type: row.event_type.clone(),
+            attempts: mark.attempts,
+            kind,
+            fingerprint: mark.fingerprint.clone()?,
+            error: mark.error.clone().unwrap_or_default(),
+        })
+    };
+    rows.into_iter().zip(marks).filter_map(told).collect()
+}
+
+/// Notes failures, and returns those that are the first of their kind.
+async fn only_new(tx: &WriteTx, failures: Vec<NewFailure>) -> Result<Vec<NewFailure>, DbErr> {
+    let mut new = Vec::new();
+    for failure in failures {
+        if failures::is_first(&**tx, &failure.fingerprint, failure.event_id.as_str()).await? {
+            new.push(failure);
+        }
+    }
+    Ok(new)
 }
 
 fn report(group: &[Ready], applied: &[Applied], marks: &[Mark], changes: usize, pass: &mut Pass) {
@@ -410,8 +488,9 @@ fn report(group: &[Ready], applied: &[Applied], marks: &[Mark], changes: usize, 
 enum Read {
     Ready(Ready),
     Wants(ClaimedRow, Want),
-    Nothing(ClaimedRow, &'static str),
+    Nothing(ClaimedRow, Skip),
     Unreadable(ClaimedRow, events::Unreadable),
+    Panicked(ClaimedRow),
 }
 
 /// The subscription that a checkout sold, where the checkout would give access.
@@ -439,4 +518,84 @@ fn worth_a_look(world: &World, group: &[Ready]) -> Vec<(SubscriptionId, Option<T
 fn distinct_emails(applied: &[Applied]) -> Vec<crate::apply::QueuedEmail> {
     let mut keys = std::collections::HashSet::new();
     applied.iter().filter_map(|a| a.email.clone()).filter(|email| keys.insert(email.dedupe_key.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sea_orm::EntityTrait;
+    use testkit::{TestDb, on_each};
+
+    use super::*;
+    use crate::{
+        catalog::Catalog,
+        db::{Db, DbOptions},
+        event,
+        inbox::{Arrival, Inbox, InboxOptions, Receipt, ReceiveError},
+        policy::Policy,
+        processor::ProcessorOptions,
+        signature::{Tolerance, WebhookSecret, sign},
+    };
+
+    async fn receive(inbox: &Inbox, id: &str, second: i64) -> Result<Receipt, ReceiveError> {
+        let body = serde_json::json!({
+            "id": id, "object": "event", "type": "customer.created", "created": second, "livemode": false, "api_version": "2025-03-31.basil",
+            "data": { "object": { "id": format!("cus_{second}"), "object": "customer", "email": null, "created": second } },
+        });
+        let body = body.to_string();
+        let (secret, now) = (WebhookSecret::parse("whsec_test").expect("a secret"), chrono::Utc::now());
+        let signature = sign(&secret, now.timestamp(), body.as_bytes());
+        let event = event::verify(body.as_bytes(), Some(signature.as_bytes()), &[secret], now, Tolerance::default());
+        inbox.receive(event.expect("as signed"), Arrival::Apply).await
+    }
+
+    #[test]
+    fn a_panic_while_webhooks_are_stored_is_a_503_for_them_and_the_next_are_stored() {
+        on_each(|database: TestDb| async move {
+            let db = Db::connect(database.url(), &DbOptions::default()).await.expect("the test's database answers");
+            let options = InboxOptions { writers: 1, ..InboxOptions::default() };
+            let (inbox, _writers) = Inbox::start(&db, options, &Arc::new(Notify::new()));
+            for _ in 0..3 {
+                let refused = receive(&inbox, "evt_panics_stored", 1_700_000_000).await;
+                assert!(matches!(refused, Err(ReceiveError::Unavailable)), "{refused:?}");
+            }
+            receive(&inbox, "evt_1", 1_700_000_000).await.expect("stored");
+            // Whoever waited is told before they are counted as gone.
+            let none_waits = async {
+                while inbox.waiting() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), none_waits).await.expect("nobody is counted for ever");
+        });
+    }
+
+    #[test]
+    fn a_panic_costs_its_event_one_attempt_and_its_neighbours_nothing() {
+        on_each(|database: TestDb| async move {
+            let db = Db::connect(database.url(), &DbOptions::default()).await.expect("the test's database answers");
+            let (inbox, _writers) = Inbox::start(&db, InboxOptions::default(), &Arc::new(Notify::new()));
+            let ids = ["evt_1", "evt_panics_read", "evt_2", "evt_panics_applied", "evt_3"];
+            for (second, id) in (1_700_000_000..).zip(ids) {
+                receive(&inbox, id, second).await.expect("stored");
+            }
+            let (catalog, policy) = (Arc::new(Catalog::default()), Arc::new(Policy::default()));
+            let processor = Processor::new(db.clone(), catalog, policy, ProcessorOptions::default(), None);
+            let pass = processor.run_once(&CancellationToken::new()).await.expect("the processor lives");
+            let count = |outcome| pass.outcomes.get(&outcome).copied().unwrap_or(0);
+            assert_eq!((count(Outcome::Applied), count(Outcome::Retried)), (3, 2), "{pass:?}");
+            assert!(!pass.disturbed);
+            for row in entity::stripe_webhooks::Entity::find().all(db.reader()).await.expect("rows") {
+                let panics = row.event_id.as_str().contains("panics");
+                assert_eq!(row.processing_attempts, 1, "{}", row.event_id.as_str());
+                let wanted = if panics { ProcessingStatus::Pending } else { ProcessingStatus::Completed };
+                assert_eq!(row.processing_status, wanted, "{}", row.event_id.as_str());
+                assert!(row.claim_token.is_none() && row.crashes == 0, "given back, and nobody has died");
+                let told = row.processing_error.unwrap_or_default();
+                assert_eq!(told.contains("panicked"), panics, "{told}");
+                assert!(!told.contains("secret"), "{told}");
+            }
+        });
+    }
 }

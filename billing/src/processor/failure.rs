@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use chrono::TimeDelta;
-use entity::Time;
+use entity::{Time, ids::EventId};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -61,15 +61,44 @@ pub fn chain(error: &dyn std::error::Error) -> Vec<String> {
     texts
 }
 
-/// Equal for failures of one cause: the event's type and the first line of the error, without whatever differs from one event to the next
-/// (words that hold a digit, or stand in quotation marks).
-pub fn fingerprint(event_type: &str, kind: &str, error: &str) -> String {
+/// The first line of an error without whatever may be of one event alone: words that hold a digit, or stand in quotation marks.
+pub fn plain(error: &str) -> String {
     let mut plain = String::with_capacity(error.len());
     for word in error.lines().next().unwrap_or_default().split_whitespace() {
         let varies = word.contains(|c: char| c.is_ascii_digit() || matches!(c, '"' | '`' | '\''));
         plain.push_str(if varies { "#" } else { word });
         plain.push(' ');
     }
+    plain
+}
+
+/// An event failed as none did for a while, on any process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewFailure {
+    pub(crate) event_id: EventId,
+    pub(crate) event_type: String,
+    pub(crate) attempts: i32,
+    pub(crate) kind: &'static str,
+    pub(crate) fingerprint: String,
+    pub(crate) error: String,
+}
+
+impl NewFailure {
+    /// Tells of it, once it is committed. Whoever gathers errors takes this line; those of the attempts that follow are not worth another report.
+    pub(crate) fn tell(self) {
+        let Self { event_id, event_type, attempts, kind, fingerprint, error } = self;
+        let error = plain(&error);
+        tracing::error!(
+            first_failure = true, %event_id, event_type, attempts, kind, fingerprint, error = error.trim_end(),
+            "an event cannot be applied, for a reason that is new"
+        );
+    }
+}
+
+/// Equal for failures of one cause: the event's type and the first line of the error, without whatever differs from one event to the next
+/// (words that hold a digit, or stand in quotation marks).
+pub fn fingerprint(event_type: &str, kind: &str, error: &str) -> String {
+    let plain = plain(error);
     let mut hash = Sha256::new();
     for part in [event_type, kind, &plain] {
         hash.update(part);

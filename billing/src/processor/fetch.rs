@@ -23,12 +23,15 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Outcome, Pass, Processor, batch::Ready, failure::chain, mark::postponed_mark};
 use crate::{
     events::{self, Reading, Told},
     facts::{Rank, Stamp},
+    panics::{Panicked, caught, survived},
+    skip::Skip,
     store::{
         inbox::{ClaimedRow, Mark},
         rowset::text_in,
@@ -116,11 +119,13 @@ pub(super) struct Beside(JoinSet<Pass>);
 impl Beside {
     /// Sees these events through on a task of their own.
     pub(super) fn fetch(&mut self, on: Processor, token: Uuid, wanting: Vec<Wanting>, stop: CancellationToken) {
-        self.0.spawn(async move {
+        let span = tracing::info_span!("fetch", claim = %token, events = wanting.len());
+        let fetching = async move {
             let mut pass = Pass::default();
             on.keeping(token, on.fetch_through(token, wanting, &stop, &mut pass)).await;
             pass
-        });
+        };
+        self.0.spawn(fetching.instrument(span));
     }
 
     /// What the next that ends has done; `None` where nothing goes on. A panic goes on to whoever waits.
@@ -211,7 +216,7 @@ impl Processor {
         for ((resource, can_do_without), events) in groups {
             let (on, stripe, away) = (self.clone(), Arc::clone(stripe), Arc::clone(&away));
             fetching.spawn(async move {
-                let result = on.fetch(stripe.as_ref(), &resource, can_do_without, &away).await;
+                let result = survived(on.fetch(stripe.as_ref(), &resource, can_do_without, &away)).await;
                 (result, events)
             });
         }
@@ -228,7 +233,11 @@ impl Processor {
             let (mut ready, mut postponed) = (Vec::new(), Vec::new());
             for (result, events) in arrived.into_iter().flatten() {
                 for Wanting { row, want, .. } in events {
-                    match self.supplied(token, row, want, &result, pass).await {
+                    let Ok(result) = &result else {
+                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        continue;
+                    };
+                    match self.supplied(token, row, want, result, pass).await {
                         Supplied::Ready(event) => ready.push(event),
                         Supplied::Postponed(mark) => postponed.push(mark),
                         Supplied::Ended => {}
@@ -289,7 +298,15 @@ impl Processor {
     ) -> Supplied {
         match (want, result) {
             (Want::Subscription { told, stamp, id }, result) => {
-                let fetched = result.clone().and_then(|fetched| objects::told_of(&fetched.object, fetched.at));
+                let told_of = |fetched: &Fetched| caught(|| objects::told_of(&fetched.object, fetched.at));
+                let fetched = match result.as_ref().map(told_of) {
+                    Ok(Ok(told)) => told,
+                    Ok(Err(Panicked)) => {
+                        self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                        return Supplied::Ended;
+                    }
+                    Err(error) => Err(error.clone()),
+                };
                 let (told, fetched) = match fetched {
                     Ok(fetched) => (Box::new(without_snapshot(*told)), Some(Box::new(fetched))),
                     Err(error) => {
@@ -302,13 +319,19 @@ impl Processor {
             }
             (Want::Object(_), Ok(fetched)) => {
                 let stamp = Stamp { at: fetched.at, event_id: row.event_id.to_string() };
-                match events::read_fetched(&row.event_type, &fetched.object, &stamp) {
+                let reading = caught(|| events::read_fetched(&row.event_type, &fetched.object, &stamp));
+                let Ok(reading) = reading else {
+                    self.fail(token, &row, "panic", &chain(&Panicked), pass).await;
+                    return Supplied::Ended;
+                };
+                match reading {
                     Ok(Reading::Told(told)) => {
                         return Supplied::Ready(Ready { row, stamp, told, fetched: None, partial: None });
                     }
-                    Ok(Reading::Nothing(reason)) => self.skip(token, &row, reason, pass).await,
+                    Ok(Reading::Nothing(skip)) => self.skip(token, &row, &skip, pass).await,
                     Ok(Reading::Thin(_)) => {
-                        self.skip(token, &row, "a thin event whose object is a thin event", pass).await;
+                        let skip = Skip::incomplete("a thin event whose object is a thin event");
+                        self.skip(token, &row, &skip, pass).await;
                     }
                     Err(error) => self.fail(token, &row, "payload", &chain(&error), pass).await,
                 }

@@ -17,6 +17,7 @@ pub(crate) mod save;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use entity::enums::ProcessingStatus;
 use sea_orm::DbErr;
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -25,11 +26,15 @@ pub use self::fetch::FetchOptions;
 use self::fetch::{Beside, Room};
 use crate::{
     catalog::Catalog,
-    db::Db,
+    db::{Db, WriteTx},
     policy::Policy,
-    processor::failure::Backoff,
+    processor::failure::{Backoff, NewFailure},
     refresh::{Flags, Refresher},
-    store::inbox::{self, Abandoned},
+    skip::SkipReason,
+    store::{
+        failures,
+        inbox::{self, Abandoned},
+    },
     stripe::Stripe,
 };
 
@@ -99,6 +104,8 @@ pub enum Outcome {
 pub struct Pass {
     /// Events by outcome.
     pub outcomes: BTreeMap<Outcome, usize>,
+    /// Events that were skipped, by reason.
+    pub skipped: BTreeMap<SkipReason, usize>,
     /// Entries of the timeline.
     pub changes: usize,
     /// E-mails that events gave reason for; one that was queued before is counted again.
@@ -123,6 +130,9 @@ impl Pass {
     fn add(&mut self, other: Self) {
         for (outcome, events) in other.outcomes {
             *self.outcomes.entry(outcome).or_default() += events;
+        }
+        for (reason, events) in other.skipped {
+            *self.skipped.entry(reason).or_default() += events;
         }
         self.changes += other.changes;
         self.rescued += other.rescued;
@@ -186,20 +196,40 @@ impl Processor {
     /// Gives back what this instance had claimed before it was started anew. Counts as a crash: whoever starts did not stop in order.
     pub async fn release_own(&self) -> Result<u64, DbErr> {
         let tx = self.db.write().await?;
-        let released = inbox::rescue(&*tx, Abandoned::Of(&self.options.holder), self.options.most_crashes).await?;
+        let (released, told) = self.take_back(&tx, Abandoned::Of(&self.options.holder)).await?;
         tx.commit().await?;
+        told.into_iter().for_each(NewFailure::tell);
         Ok(released)
     }
 
     /// Takes back claims whose lease ran out.
     pub async fn rescue(&self) -> Result<u64, DbErr> {
         let tx = self.db.write().await?;
-        let rescued = inbox::rescue(&*tx, Abandoned::Expired, self.options.most_crashes).await?;
+        let (rescued, told) = self.take_back(&tx, Abandoned::Expired).await?;
         tx.commit().await?;
         if rescued > 0 {
             tracing::warn!(events = rescued, "took back claims whose lease had run out; whoever held them died");
         }
+        told.into_iter().for_each(NewFailure::tell);
         Ok(rescued)
+    }
+
+    /// Takes claims back; tells how many, and which of their events is the first to be given up for it.
+    async fn take_back(&self, tx: &WriteTx, which: Abandoned<'_>) -> Result<(u64, Option<NewFailure>), DbErr> {
+        let rescued = inbox::rescue(&**tx, which, self.options.most_crashes).await?;
+        let given_up = rescued.iter().find(|row| row.processing_status == ProcessingStatus::Failed);
+        let told = match given_up {
+            Some(row) if failures::is_first(&**tx, inbox::CRASH, row.event_id.as_str()).await? => Some(NewFailure {
+                event_id: row.event_id.clone(),
+                event_type: row.event_type.clone(),
+                attempts: self.options.most_crashes,
+                kind: inbox::CRASH,
+                fingerprint: inbox::CRASH.to_owned(),
+                error: "processes died while they applied it".to_owned(),
+            }),
+            _ => None,
+        };
+        Ok((rescued.len() as u64, told))
     }
 
     /// Applies everything that is due, batch after batch, and returns what came of it. Stops early once `stop` is cancelled; what

@@ -17,6 +17,7 @@ mod compare;
 mod ledger;
 mod observed;
 mod overrides;
+mod owners;
 pub mod records;
 mod repair;
 mod report;
@@ -51,7 +52,7 @@ use crate::{
     stripe::{Stripe, StripeError},
 };
 
-/// Calls that one run makes about single objects, beside the pages: what did not come in the walk, and customers of subscriptions that are nobody's.
+/// Calls that one run makes about single objects, beside the pages: what did not come in the walk; customers and checkouts of what is nobody's.
 /// Twenty-five seconds at the usual rate.
 const LOOK_UPS: usize = 500;
 

@@ -10,39 +10,32 @@ use std::{
 
 use entity::{
     enums::{ChangeSource, DriftKind},
-    ids::{CustomerId, SubscriptionId, UserId},
+    ids::UserId,
     reconciliation_drifts::{self, Column},
-    stripe_customers, users,
+    users,
 };
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::{AccessEffect, End, LOOK_UPS, Run, now, observed::Observed, overrides};
+use super::{AccessEffect, End, Run, now, observed::Observed, overrides};
 use crate::{
     apply::Rules,
     db::{Blame, blame},
-    events::{self, Reading, Told},
+    events::Told,
     facts::Stamp,
-    fetched::{Occasion, needs, stamp, take_in_within, tell},
-    json_text::storable,
+    fetched::{Occasion, needs, take_in_within, tell},
     processor::load::{Access, load},
-    store::rowset::{text_in, uuid_in},
-    stripe::{Lane, Resource, StripeError},
+    store::rowset::uuid_in,
 };
 
 /// Users, or subscriptions of nobody, that are repaired in one transaction.
 const BATCH: u64 = 100;
 
-/// Customers that are taken in together.
-const CUSTOMERS: usize = 50;
-
 /// Tries of a batch that the surroundings disturb.
 const TRIES: u32 = 4;
 
 /// What a repair can mend.
-const MENDED: [DriftKind; 4] =
-    [DriftKind::Missing, DriftKind::Differs, DriftKind::Projection, DriftKind::Unconfirmed];
+const MENDED: [DriftKind; 4] = [DriftKind::Missing, DriftKind::Differs, DriftKind::Projection, DriftKind::Unconfirmed];
 
 type Rows = Vec<reconciliation_drifts::Model>;
 
@@ -106,7 +99,7 @@ impl Run<'_> {
         self.find_owners().await
     }
 
-    fn occasion(&self) -> Occasion<'static> {
+    pub(super) fn occasion(&self) -> Occasion<'static> {
         let reconciliation = Some(self.ledger.reconciliation());
         Occasion { what: "reconcile", source: ChangeSource::Reconcile, reconciliation }
     }
@@ -218,98 +211,13 @@ impl Run<'_> {
         Ok(ids.len() as u64)
     }
 
-    async fn mark(&self, db: &impl sea_orm::ConnectionTrait, ids: &[Uuid]) -> Result<(), DbErr> {
+    pub(super) async fn mark(&self, db: &impl sea_orm::ConnectionTrait, ids: &[Uuid]) -> Result<(), DbErr> {
         reconciliation_drifts::Entity::update_many()
             .col_expr(Column::Repaired, Expr::val(true))
             .filter(uuid_in(self.reconciler.db.backend(), "id", ids.iter().copied()))
             .exec(db)
             .await?;
         Ok(())
-    }
-
-    /// Subscriptions of nobody whose customer was never seen here: the customer may say whose they are.
-    async fn find_owners(&self) -> Result<(), DbErr> {
-        let mut after: Option<Uuid> = None;
-        let mut left = LOOK_UPS;
-        while left > 0 {
-            let mut select = reconciliation_drifts::Entity::find()
-                .filter(Column::ReconciliationId.eq(self.ledger.reconciliation()))
-                .filter(Column::Kind.eq(DriftKind::UnknownUser));
-            if let Some(after) = after {
-                select = select.filter(Column::Id.gt(after));
-            }
-            let limit = CUSTOMERS.min(left) as u64;
-            let rows = select.order_by_asc(Column::Id).limit(limit).all(self.reconciler.db.reader()).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = Some(last.id);
-            left = left.saturating_sub(rows.len());
-            if !self.ask_customers(rows).await? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Fetches customers and takes them in; false where Stripe does not answer any more.
-    async fn ask_customers(&self, rows: Rows) -> Result<bool, DbErr> {
-        let db = &self.reconciler.db;
-        let named = |row: &reconciliation_drifts::Model| {
-            let stripe = row.stripe.as_ref()?;
-            // Whoever names a user waits for that user.
-            if stripe.get("user_id").and_then(Value::as_str).is_some_and(|user| user.trim().parse::<UserId>().is_ok()) {
-                return None;
-            }
-            let customer = CustomerId::parse(stripe.get("customer")?.as_str()?).ok()?;
-            let subscription = SubscriptionId::parse(row.subscription_id.clone()?).ok()?;
-            Some((row.id, customer, subscription))
-        };
-        let wanted: Vec<(Uuid, CustomerId, SubscriptionId)> = rows.iter().filter_map(named).collect();
-        let known: Vec<CustomerId> = stripe_customers::Entity::find()
-            .select_only()
-            .column(stripe_customers::Column::Id)
-            // 2: seen itself, and not only named by something else.
-            .filter(stripe_customers::Column::VersionRank.gte(2))
-            .filter(text_in(db.backend(), "id", wanted.iter().map(|(_, customer, _)| customer.to_string())))
-            .into_tuple()
-            .all(db.reader())
-            .await?;
-        let customers: BTreeSet<&CustomerId> =
-            wanted.iter().map(|(_, customer, _)| customer).filter(|customer| !known.contains(*customer)).collect();
-        let mut facts = Vec::new();
-        let mut answers = true;
-        for customer in customers {
-            match self.reconciler.stripe.get(&Resource::Customer(customer.clone()), Lane::Background).await {
-                Ok(fetched) => {
-                    let stamp = stamp(fetched.at);
-                    let Ok(text) = storable(&fetched.object) else { continue };
-                    if let Ok(Reading::Told(told)) = events::read_fetched("customer.updated", &text, &stamp) {
-                        facts.push((*told, stamp));
-                    }
-                }
-                Err(StripeError::Missing { .. }) => {}
-                Err(error) => {
-                    let note =
-                        format!("not every customer of a subscription that is nobody's could be asked for: {error}");
-                    self.ledger.report(|report| report.notes.push(note));
-                    answers = false;
-                    break;
-                }
-            }
-        }
-        if facts.is_empty() {
-            return Ok(answers);
-        }
-        let (catalog, policy) = (&self.reconciler.catalog, &self.reconciler.policy);
-        let tx = db.write().await?;
-        let nobody = BTreeSet::new();
-        let told = take_in_within(&tx, catalog, policy, facts, &nobody, self.occasion());
-        let (world, _) = Box::pin(told).await?;
-        let owned = |id: &SubscriptionId| world.subscription(id).is_some_and(|found| found.owner.is_some());
-        let ids: Vec<Uuid> = wanted.iter().filter(|(_, _, id)| owned(id)).map(|(row, ..)| *row).collect();
-        self.mark(&*tx, &ids).await?;
-        tx.commit().await?;
-        self.ledger.report(|report| report.repaired += ids.len() as u64);
-        Ok(answers)
     }
 }
 

@@ -36,7 +36,8 @@ pub(crate) async fn refused_by(db: &Db, column: &str, values: &[String]) -> Resu
              WHERE ({condition}) IS FALSE"
         );
         let values = text_array(values.iter().cloned());
-        let rows = db.reader().query_all_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, [values])).await?;
+        let rows =
+            db.reader().query_all_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, [values])).await?;
         let refused: Vec<String> = rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?;
         if !refused.is_empty() {
             found.push(Check { name, refused });

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use entity::{
     Time,
-    enums::EventSource,
+    enums::{EventSource, ProcessingStatus},
     ids::{EventId, UserId},
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value, sea_query::ArrayType};
@@ -16,6 +16,7 @@ use super::{
     rowset::{bigint_array, text_array, uuid_array},
     sqlite,
 };
+use crate::skip::SkipReason;
 
 /// A row to be inserted. An empty text stands for an absent value: arrays of PostgreSQL's driver know no null.
 #[derive(Debug, Serialize)]
@@ -28,6 +29,9 @@ pub(crate) struct NewEvent {
     pub(crate) bytes: i64,
     /// Why it is not to be applied; empty where it is.
     pub(crate) skipped: String,
+    /// The same, for figures.
+    #[serde(skip)]
+    pub(crate) skip_reason: Option<SkipReason>,
     pub(crate) customer: String,
     /// Stripe's `created`, or -1.
     pub(crate) created: i64,
@@ -57,7 +61,7 @@ pub(crate) struct ClaimedRow {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Mark {
     pub(crate) id: Uuid,
-    pub(crate) status: entity::enums::ProcessingStatus,
+    pub(crate) status: ProcessingStatus,
     pub(crate) attempts: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_id: Option<UserId>,
@@ -75,7 +79,7 @@ pub(crate) struct Mark {
 }
 
 /// `postgres` or `sqlite`, whichever the database speaks.
-pub(super) fn choose<'a>(backend: DbBackend, postgres: &'a str, sqlite: &'a str) -> &'a str {
+pub(crate) fn choose<'a>(backend: DbBackend, postgres: &'a str, sqlite: &'a str) -> &'a str {
     if backend == DbBackend::Postgres { postgres } else { sqlite }
 }
 
@@ -218,8 +222,23 @@ pub(crate) enum Abandoned<'a> {
     Of(&'a str),
 }
 
+/// What became of an abandoned claim.
+#[derive(Debug, Clone, FromQueryResult)]
+pub(crate) struct RescuedRow {
+    pub(crate) event_id: EventId,
+    pub(crate) event_type: String,
+    pub(crate) processing_status: ProcessingStatus,
+}
+
+/// What is said to be the matter with events that are given up for crashes.
+pub(crate) const CRASH: &str = "crash";
+
 /// Takes abandoned claims back. Whoever held them died, and an event under which that happens too often is given up.
-pub(crate) async fn rescue(db: &impl ConnectionTrait, abandoned: Abandoned<'_>, most: i32) -> Result<u64, DbErr> {
+pub(crate) async fn rescue(
+    db: &impl ConnectionTrait,
+    abandoned: Abandoned<'_>,
+    most: i32,
+) -> Result<Vec<RescuedRow>, DbErr> {
     let now = now(db.get_database_backend());
     let (which, value): (String, Option<Value>) = match abandoned {
         Abandoned::Expired => (format!("claimed_until < {now}"), None),
@@ -230,12 +249,13 @@ pub(crate) async fn rescue(db: &impl ConnectionTrait, abandoned: Abandoned<'_>, 
             processing_status = CASE WHEN crashes + 1 >= {most} THEN 'failed' ELSE 'pending' END,
             processing_error = CASE WHEN crashes + 1 >= {most} THEN 'the process died {most} times while it applied this event'
                 ELSE processing_error END,
-            error_fingerprint = CASE WHEN crashes + 1 >= {most} THEN 'crash' ELSE error_fingerprint END,
+            error_fingerprint = CASE WHEN crashes + 1 >= {most} THEN '{CRASH}' ELSE error_fingerprint END,
             processed_at = CASE WHEN crashes + 1 >= {most} THEN {now} END,
             crashes = crashes + 1, claimed_by = NULL, claim_token = NULL, claimed_until = NULL, updated_at = {now}
-         WHERE processing_status = 'processing' AND {which}"
+         WHERE processing_status = 'processing' AND {which}
+         RETURNING event_id, event_type, processing_status"
     );
-    execute(db, &sql, value.into_iter().collect()).await
+    RescuedRow::find_by_statement(Statement::from_sql_and_values(db.get_database_backend(), sql, value)).all(db).await
 }
 
 /// The database's clock.

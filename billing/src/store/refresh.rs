@@ -26,3 +26,10 @@ pub(crate) async fn flagged(db: &impl ConnectionTrait, after: &str, limit: u64) 
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
     FlaggedRow::find_by_statement(statement).all(db).await
 }
+
+/// How many of them two snapshots of one moment disagree about. In the words of the index `subscriptions_refresh`.
+pub(crate) async fn count_uncertain(db: &impl ConnectionTrait) -> Result<i64, DbErr> {
+    let sql = "SELECT count(*) FROM subscriptions WHERE needs_refresh";
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound("a count".into()))?.try_get_by_index(0)
+}

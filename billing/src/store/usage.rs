@@ -144,6 +144,28 @@ pub(crate) async fn count_due(db: &impl ConnectionTrait, now: Time) -> Result<u6
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
+/// Users for whom a moment has passed at which something changes by date, and who were not rolled since.
+#[derive(Debug, FromQueryResult)]
+pub(crate) struct OverdueRow {
+    pub(crate) users: i64,
+    /// The oldest of these moments.
+    pub(crate) since: Option<Time>,
+    pub(crate) now: Time,
+}
+
+/// Who is overdue. Whoever was only put down to be derived anew (at the epoch) is overdue from the end of the window that is still open.
+pub(crate) async fn overdue(db: &impl ConnectionTrait) -> Result<Option<OverdueRow>, DbErr> {
+    let backend = db.get_database_backend();
+    // Stable, unlike the clock that moves within a statement: only so does the planner use the index.
+    let clock = inbox::choose(backend, "statement_timestamp()", inbox::now(backend));
+    let epoch = inbox::choose(backend, "'epoch'::timestamptz", "'1970-01-01T00:00:00+00:00'");
+    let sql = format!(
+        "SELECT count(*) AS users, min(CASE WHEN rolls_at > {epoch} THEN rolls_at ELSE usage_period_end END) AS since, {clock} AS now
+         FROM users WHERE rolls_at <= {clock} AND (rolls_at > {epoch} OR usage_period_end <= {clock})"
+    );
+    OverdueRow::find_by_statement(Statement::from_string(backend, sql)).one(db).await
+}
+
 /// A window to be opened, or to be gone on with. The user's row is locked.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Opening {
@@ -299,6 +321,9 @@ pub(crate) struct Open {
 /// The user's row orders all calls for one user: who waited for it looks at it anew, by the clock of that moment. Two calls with one new
 /// key at the same moment both get as far as the record, and there the second finds the first one's: an amount of 0 is refused by the
 /// table, nothing of the statement is kept, and the caller looks again. A key that was released counts anew.
+///
+/// The ledger's row is written as if it might be missing: where the user's row was waited for while another opened the window, that row of
+/// the ledger is younger than this statement, whose UPDATE would pass it over; only ON CONFLICT finds it.
 const POSTGRES_TAKE: &str = "
 WITH u AS (
     UPDATE users AS u SET usage_count = u.usage_count + $2, updated_at = clock_timestamp()
@@ -306,10 +331,11 @@ WITH u AS (
         AND (u.usage_limit IS NULL OR u.usage_count <= u.usage_limit - $2)
         AND NOT EXISTS (SELECT FROM usage_records AS k
             WHERE k.user_id = $1 AND k.idempotency_key = $3::text AND k.released_at IS NULL)
-    RETURNING u.id, u.usage_source, u.usage_period_start, u.usage_period_end, u.usage_count, u.usage_limit
+    RETURNING u.id, u.usage_source, u.usage_period_start, u.usage_period_end, u.usage_count, u.usage_limit, u.subscription_tier
 ), p AS (
-    UPDATE usage_periods AS p SET used = u.usage_count
-    FROM u WHERE p.user_id = u.id AND p.source = u.usage_source AND p.period_start = u.usage_period_start
+    INSERT INTO usage_periods (user_id, source, period_start, period_end, used, usage_limit, tier)
+    SELECT id, usage_source, usage_period_start, usage_period_end, usage_count, usage_limit, subscription_tier FROM u
+    ON CONFLICT (user_id, source, period_start) DO UPDATE SET used = excluded.used
 ), k AS (
     INSERT INTO usage_records AS k (user_id, idempotency_key, source, period_start, amount, created_at)
     SELECT u.id, $3::text, u.usage_source, u.usage_period_start, $2, clock_timestamp() FROM u WHERE $3::text IS NOT NULL

@@ -17,7 +17,7 @@ pub enum Endpoint {
     Invoice,
     /// `GET /v1/events/:id`
     Event,
-    /// `GET /v1/prices/:id`
+    /// `GET /v1/prices/:id`, and the list
     Price,
     /// `GET /v1/products/:id`
     Product,
@@ -33,6 +33,8 @@ pub enum Endpoint {
     SubscriptionItems,
     /// `GET /v1/invoices`
     Invoices,
+    /// `GET /v1/checkout/sessions`
+    CheckoutSessions,
     /// `GET /v1/events`
     Events,
     /// `GET /v1/webhook_endpoints`
@@ -56,6 +58,7 @@ impl Endpoint {
             Self::Subscriptions => "subscriptions",
             Self::SubscriptionItems => "subscription_items",
             Self::Invoices => "invoices",
+            Self::CheckoutSessions => "checkout_sessions",
             Self::Events => "events",
             Self::WebhookEndpoints => "webhook_endpoints",
         }
@@ -66,7 +69,7 @@ impl Endpoint {
         match self {
             Self::Subscription | Self::Subscriptions | Self::SubscriptionItems => "subscriptions",
             Self::Customer => "customers",
-            Self::CheckoutSession => "checkout sessions",
+            Self::CheckoutSession | Self::CheckoutSessions => "checkout sessions",
             Self::Invoice | Self::Invoices => "invoices",
             Self::Event | Self::Events => "events",
             Self::Price => "prices",
@@ -105,8 +108,10 @@ impl Target<'_> {
                 Collection::Subscriptions { .. } => Endpoint::Subscriptions,
                 Collection::SubscriptionItems(_) => Endpoint::SubscriptionItems,
                 Collection::Invoices(_) => Endpoint::Invoices,
+                Collection::CheckoutSessions(_) => Endpoint::CheckoutSessions,
                 Collection::Events { .. } => Endpoint::Events,
                 Collection::WebhookEndpoints => Endpoint::WebhookEndpoints,
+                Collection::Prices { .. } => Endpoint::Price,
             },
         }
     }
@@ -115,9 +120,10 @@ impl Target<'_> {
     pub(super) fn subject(self) -> (&'static str, String) {
         match self {
             Self::Object(resource) => (resource.kind(), resource.id().to_owned()),
-            Self::List(Collection::SubscriptionItems(id) | Collection::Invoices(id), _) => {
-                ("subscription", id.to_string())
-            }
+            Self::List(
+                Collection::SubscriptionItems(id) | Collection::Invoices(id) | Collection::CheckoutSessions(id),
+                _,
+            ) => ("subscription", id.to_string()),
             Self::List(Collection::Subscriptions { customer: Some(id) }, _) => ("customer", id.to_string()),
             Self::List(..) => (self.endpoint().as_str(), String::new()),
         }
@@ -129,7 +135,7 @@ impl Target<'_> {
         let segments: &[&str] = match self.endpoint() {
             Endpoint::Subscription | Endpoint::Subscriptions => &["subscriptions"],
             Endpoint::Customer => &["customers"],
-            Endpoint::CheckoutSession => &["checkout", "sessions"],
+            Endpoint::CheckoutSession | Endpoint::CheckoutSessions => &["checkout", "sessions"],
             Endpoint::Invoice | Endpoint::Invoices => &["invoices"],
             Endpoint::Event | Endpoint::Events => &["events"],
             Endpoint::Price => &["prices"],
@@ -167,7 +173,9 @@ fn query(url: &mut Url, collection: &Collection, after: Option<&str>) {
                 query.append_pair("customer", customer.as_str());
             }
         }
-        Collection::SubscriptionItems(subscription) | Collection::Invoices(subscription) => {
+        Collection::SubscriptionItems(subscription)
+        | Collection::Invoices(subscription)
+        | Collection::CheckoutSessions(subscription) => {
             query.append_pair("subscription", subscription.as_str());
         }
         Collection::Events { types, created_gte, created_lte } => {
@@ -184,6 +192,12 @@ fn query(url: &mut Url, collection: &Collection, after: Option<&str>) {
             query.append_pair("created[lte]", &created_lte.timestamp().to_string());
         }
         Collection::WebhookEndpoints => {}
+        Collection::Prices { lookup_keys } if lookup_keys.is_empty() => {
+            query.append_pair("active", "true");
+        }
+        Collection::Prices { lookup_keys } => {
+            query.extend_pairs(lookup_keys.iter().map(|key| ("lookup_keys[]", key)));
+        }
     }
     query.append_pair("limit", PAGE);
     if let Some(after) = after {
@@ -246,6 +260,15 @@ mod tests {
         assert_eq!(
             of(Target::List(&of_one, None)),
             "https://api.stripe.com/v1/subscriptions?status=all&customer=cus_1&limit=100"
+        );
+    }
+
+    #[test]
+    fn the_checkout_that_sold_a_subscription_is_found_by_it() {
+        let sold = Collection::CheckoutSessions(SubscriptionId::parse("sub_1").expect("an id"));
+        assert_eq!(
+            of(Target::List(&sold, None)),
+            "https://api.stripe.com/v1/checkout/sessions?subscription=sub_1&limit=100"
         );
     }
 

@@ -69,6 +69,13 @@ impl Limit {
     }
 }
 
+/// How many seconds our clock is ahead of Stripe's, by the `Date` of a reply: it was told half-way between the request's sending and the
+/// reply's head, and is cut to whole seconds.
+pub(super) fn ahead(date: Option<&str>, sent: Time, took: Duration) -> Option<f64> {
+    let date = DateTime::parse_from_rfc2822(date?).ok()?.with_timezone(&Utc);
+    Some((sent - date).as_seconds_f64() + took.as_secs_f64() / 2.0 - 0.5)
+}
+
 /// The second in which what a reply shows was so, on Stripe's clock, or an earlier one: its `Date`, which is cut to whole seconds, less
 /// the time from the request's sending to the reply's head. Without a believable `Date` our own clock at the sending.
 pub(super) fn second(date: Option<&str>, sent: Time, took: Duration) -> Time {
@@ -306,6 +313,21 @@ mod tests {
         // Stripe's clock counts, not ours.
         let ours = sent + TimeDelta::minutes(4);
         assert_eq!(second(Some(date), ours, Duration::ZERO), sent);
+    }
+
+    #[test]
+    fn how_far_our_clock_is_ahead_is_told_to_half_a_second() {
+        let date = "Wed, 09 Sep 2026 01:46:40 GMT";
+        let told = DateTime::parse_from_rfc2822(date).expect("a date").with_timezone(&Utc);
+        let took = Duration::from_secs(2);
+        for (sent, seconds) in
+            [(told, 0.5), (told - TimeDelta::seconds(301), -300.5), (told + TimeDelta::seconds(9), 9.5)]
+        {
+            let ahead = ahead(Some(date), sent, took).expect("a date was told");
+            assert!((ahead - seconds).abs() < 1e-9, "{ahead}");
+        }
+        assert_eq!(ahead(None, told, took), None);
+        assert_eq!(ahead(Some("yesterday"), told, took), None);
     }
 
     #[test]

@@ -144,6 +144,11 @@ pub enum Observation {
         /// What is asked.
         endpoint: Endpoint,
     },
+    /// An answer told Stripe's time.
+    Clock {
+        /// How many seconds our clock is ahead of it.
+        ahead: f64,
+    },
 }
 
 /// What came of one try; a closed set, for metrics.
@@ -301,6 +306,9 @@ impl StripeClient {
             Some("false") => Some(false),
             _ => None,
         };
+        if let Some(ahead) = answer::ahead(header(&DATE), sent, took) {
+            (self.observer)(Observation::Clock { ahead });
+        }
         let mut reply = Reply {
             status: response.status().as_u16(),
             should_retry,

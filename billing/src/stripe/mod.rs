@@ -14,7 +14,7 @@ pub mod budget;
 pub mod client;
 pub mod objects;
 mod retry;
-mod tls;
+pub mod tls;
 
 pub use address::Endpoint;
 pub use client::{Answer, ApiKey, ClientError, ClientObserver, ClientOptions, Observation, StripeClient};
@@ -110,6 +110,8 @@ pub enum Collection {
     SubscriptionItems(SubscriptionId),
     /// `GET /v1/invoices?subscription=`
     Invoices(SubscriptionId),
+    /// `GET /v1/checkout/sessions?subscription=`: the checkout that sold it, where one did.
+    CheckoutSessions(SubscriptionId),
     /// `GET /v1/events`: at most 20 types in one call (node `EventListParams`).
     Events {
         /// Only of these types; at most 20.
@@ -121,6 +123,11 @@ pub enum Collection {
     },
     /// `GET /v1/webhook_endpoints`
     WebhookEndpoints,
+    /// `GET /v1/prices`
+    Prices {
+        /// Only those with one of these lookup keys, archived ones too; at most 10 (node `PriceListParams`). Empty: all that are active.
+        lookup_keys: Vec<String>,
+    },
 }
 
 /// Who waits for an answer: live work goes before walks in the background, within one budget of calls.

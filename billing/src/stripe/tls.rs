@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, Error, RootCertStore, crypto::ring};
 
 /// A configuration; without `verifying`, one for connections that are not encrypted, which believes nobody.
-pub(super) fn config(verifying: bool) -> Result<ClientConfig, Error> {
+pub fn config(verifying: bool) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     if verifying {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

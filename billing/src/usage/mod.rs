@@ -25,7 +25,12 @@ pub use self::{
     take::{Figures, MAX_AMOUNT, MAX_KEY_LENGTH, ReleaseError, ReleaseOutcome, Released, Taken, UsageError},
     window::{OpenWindow, Source, Window},
 };
-use crate::{catalog::Catalog, db::Db, policy::Policy, store::inbox::clock};
+use crate::{
+    catalog::Catalog,
+    db::Db,
+    policy::Policy,
+    store::{inbox::clock, usage},
+};
 
 /// Counts usage by a catalogue and a policy.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +60,22 @@ impl<'a> Meter<'a> {
             None => clock(db).await,
         }
     }
+}
+
+/// Users for whom a moment has passed at which their window rolls or their entitlement changes by date, and whom nobody has rolled since.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Overdue {
+    /// How many.
+    pub users: i64,
+    /// How long ago the oldest of these moments was, in seconds; 0 where there is none.
+    pub oldest_seconds: f64,
+}
+
+/// Who is overdue at this moment.
+pub async fn overdue(db: &Db) -> Result<Overdue, DbErr> {
+    let Some(row) = usage::overdue(db.reader()).await? else { return Ok(Overdue::default()) };
+    let age = |since: Time| (row.now - since).as_seconds_f64().max(0.0);
+    Ok(Overdue { users: row.users, oldest_seconds: row.since.map_or(0.0, age) })
 }
 
 type Watcher = dyn Fn(&Rolled) + Send + Sync;

@@ -27,7 +27,14 @@ use crate::{
     semantics::told,
 };
 
-const fn user(number: u32, tier: &'static str, status: &'static str, ids: [&'static str; 2], used: i32, limit: i32) -> HostUser {
+const fn user(
+    number: u32,
+    tier: &'static str,
+    status: &'static str,
+    ids: [&'static str; 2],
+    used: i32,
+    limit: i32,
+) -> HostUser {
     HostUser { number, tier, status, customer: ids[0], subscription: ids[1], used, limit }
 }
 
@@ -101,14 +108,20 @@ fn nobody_loses_anything_before_a_dry_run_was_given_the_go_ahead_and_then_stripe
     on_adopted(|r| async move {
         r.stripe.subscriptions(at_stripe());
         // Everything that derives anew does so.
-        billing::reprojection::reproject_if_rules_changed(&r.desk.db, &r.desk.catalog, &r.desk.policy).await.expect("derived");
+        billing::reprojection::reproject_if_rules_changed(&r.desk.db, &r.desk.catalog, &r.desk.policy)
+            .await
+            .expect("derived");
         for (user, told) in AS_ADOPTED {
             assert_eq!(told_of(&r, user).await, told);
             assert!(r.desk.timeline(id(user)).await.is_empty(), "and nothing has changed: {told}");
         }
         let refused = r.run(APPLY).await;
         assert_eq!((refused.outcome, refused.repaired), (ReconcileOutcome::Refused, 0));
-        assert!(refused.error.as_deref().is_some_and(|why| why.contains("trueup reconcile release")), "{:?}", refused.error);
+        assert!(
+            refused.error.as_deref().is_some_and(|why| why.contains("trueup reconcile release")),
+            "{:?}",
+            refused.error
+        );
         let calls = r.stripe.calls();
         let (catalog, policy) = (Arc::clone(&r.desk.catalog), Arc::clone(&r.desk.policy));
         let refresher = Refresher::new(r.desk.db.clone(), catalog, policy, Arc::new(r.stripe.clone()));
@@ -116,7 +129,8 @@ fn nobody_loses_anything_before_a_dry_run_was_given_the_go_ahead_and_then_stripe
         assert_eq!(r.stripe.calls(), calls, "a sweep asks for nothing that is held");
         let lowering = refresher.refresh_user(id(GONE), ChangeSource::Operator).await;
         assert!(matches!(lowering, Err(RefreshError::AwaitsRelease)), "{lowering:?}");
-        let (none, early) = (adoption::release(&r.desk.db, None, "ada").await, adoption::awaits_release(r.desk.db.reader()).await);
+        let (none, early) =
+            (adoption::release(&r.desk.db, None, "ada").await, adoption::awaits_release(r.desk.db.reader()).await);
         assert!(matches!(none, Err(ReleaseError::NoDryRun)) && early.expect("an answer"));
 
         let dry = r.succeeds(DRY).await;
@@ -192,10 +206,20 @@ fn a_webhook_counts_as_stripes_word_on_the_subscription_it_names_and_on_no_other
 fn counting_by_us_and_by_the_host_is_one_count() {
     on_adopted(|r| async move {
         let at = now(&r).await;
-        for (user, counted) in [(FREE, "4/5 | free 4"), (NAMED, "43/100 | pro 43"), (UNNAMED, "26/30 | pro 26"), (NO_CUSTOMER, "8/unlimited | elite 8")] {
+        for (user, counted) in [
+            (FREE, "4/5 | free 4"),
+            (NAMED, "43/100 | pro 43"),
+            (UNNAMED, "26/30 | pro 26"),
+            (NO_CUSTOMER, "8/unlimited | elite 8"),
+        ] {
             r.desk.meter(at).consume(id(user), 1, Some("key")).await.expect("the allowance holds it");
             assert!(told_of(&r, user).await.ends_with(counted), "{}", told_of(&r, user).await);
-            r.desk.sql(&format!("UPDATE users SET propiq_usage_count = propiq_usage_count + 1 WHERE id = '{}'", user.id())).await;
+            r.desk
+                .sql(&format!(
+                    "UPDATE users SET propiq_usage_count = propiq_usage_count + 1 WHERE id = '{}'",
+                    user.id()
+                ))
+                .await;
         }
         let full = r.desk.meter(at).consume(id(FREE), 1, None).await;
         assert!(full.is_err(), "what the host counted counts: {full:?}");
@@ -219,15 +243,25 @@ fn what_the_hosts_table_does_not_let_us_do_is_told_clearly() {
         let Err(error @ PutError::HostMakesUsers { .. }) = refused else { panic!("{refused:?}") };
         assert!(error.to_string().contains("the column `password_hash`"), "{error}");
         let known = UserTold { id: id(FREE), email: "Changed@example.com".into(), full_name: Some("New".into()) };
-        assert!(users::put(&r.desk.db, &r.desk.catalog, &r.desk.policy, known).await.is_ok_and(|(_, created)| !created));
+        assert!(
+            users::put(&r.desk.db, &r.desk.catalog, &r.desk.policy, known).await.is_ok_and(|(_, created)| !created)
+        );
 
         r.desk.sql("ALTER TABLE users DROP CONSTRAINT users_subscription_tier_check").await;
-        r.desk.sql("ALTER TABLE users ADD CONSTRAINT tiers CHECK (subscription_tier IN ('free', 'pro', 'elite'))").await;
-        r.desk.sql("CREATE FUNCTION monthly() RETURNS void LANGUAGE sql AS 'UPDATE users SET propiq_usage_count = 0'").await;
+        r.desk
+            .sql("ALTER TABLE users ADD CONSTRAINT tiers CHECK (subscription_tier IN ('free', 'pro', 'elite'))")
+            .await;
+        r.desk
+            .sql("CREATE FUNCTION monthly() RETURNS void LANGUAGE sql AS 'UPDATE users SET propiq_usage_count = 0'")
+            .await;
         let items = adoption::look(&r.desk.db, &r.desk.catalog).await.expect("looked");
         let all: Vec<String> =
             items.iter().map(|item| format!("{} -> {}", item.what, item.remedy.clone().unwrap_or_default())).collect();
-        for part in ["the constraint tiers of users does not let subscription_tier be starter", "no dry run was given", "has the function monthly"] {
+        for part in [
+            "the constraint tiers of users does not let subscription_tier be starter",
+            "no dry run was given",
+            "has the function monthly",
+        ] {
             assert!(all.iter().any(|item| item.contains(part)), "{part}: {all:#?}");
         }
         let remedy = items[0].remedy.clone().expect("a remedy");

@@ -281,7 +281,9 @@ fn postgresql_tells_of_a_change_at_once() {
                 best = best.min(waiter.await.expect("no panic") - begun);
             }
             // Whoever only looks, looks a second after the last one began to wait, and that was 150 ms before.
-            assert!(best < Duration::from_millis(500), "{best:?}");
+            // Behind a pooler in transaction mode nobody can listen.
+            let bound = if desk.db.is_pooled() { 2000 } else { 500 };
+            assert!(best < Duration::from_millis(bound), "{best:?}");
             end.cancel();
         }
         desk.close().await;

@@ -77,21 +77,74 @@ fn stripe_is_asked_for_a_little_of_everything_that_is_needed() {
         let catalog = Catalog::new(vec![plan("free", &[]), plan("pro", &["price_1", "price_typo"])]).expect("plans");
         r.stripe.prices(&["price_1"]);
         let expected = Expected { public_url: None, livemode: Some(false) };
-        let ask = async || checkup::stripe(&r.desk.db, &r.stripe, &catalog, &expected).await.expect("an answer");
-        let items = ask().await;
-        assert_eq!(find(&items, "account acct_1, test mode").state, State::Ok);
-        assert_eq!(find(&items, "may read subscriptions, customers, events, checkout sessions").state, State::Ok);
+        let ask = async || checkup::stripe(&r.stripe, &catalog, &expected).await;
+        let asked = ask().await;
+        assert_eq!((asked.account.as_deref(), asked.works), (Some("acct_1"), true));
+        let items = asked.items;
+        let all = "may read subscriptions, customers, checkout sessions, invoices, events, charges, disputes";
+        assert_eq!(find(&items, all).state, State::Ok);
         let typo = find(&items, "Stripe does not know");
-        assert!(typo.state == State::Warn && typo.what.contains("price_typo") && !typo.what.contains("price_1"));
+        assert!(typo.state == State::Bad && typo.what.contains("price_typo") && !typo.what.contains("price_1"));
+        // The script's clock stands still, far from ours.
+        assert_eq!(find(&items, "ahead of Stripe's").state, State::Bad);
+        assert_eq!(find(&items, "we_1 names no API version").state, State::Warn);
         r.stripe.fail("customer cus_trueup_check", no_permission("customers"));
         r.stripe.fail("endpoints", no_permission("webhook endpoints"));
-        let items = ask().await;
+        r.stripe.fail("charge ch_trueup_check", no_permission("charges"));
+        let items = ask().await.items;
         assert_eq!(find(&items, "may not read customers").state, State::Bad);
+        assert_eq!(find(&items, "may not read charges").state, State::Warn, "only thin events need it");
         assert_eq!(find(&items, "whether Stripe delivers cannot be checked").state, State::Warn);
         r.stripe.log();
         r.stripe.account(Err(StripeError::Key { message: "Invalid API Key provided".into(), request: None }));
-        let items = ask().await;
-        assert_eq!((items.len(), r.stripe.log().len()), (1, 1), "a wrong key is told once: {items:?}");
+        let asked = ask().await;
+        assert_eq!(
+            (asked.items.len(), asked.works, r.stripe.log().len()),
+            (1, false, 1),
+            "a wrong key is told once: {asked:?}"
+        );
+        r.desk.close().await;
+    });
+}
+
+#[test]
+fn plans_and_prices_at_stripe_must_lead_to_each_other() {
+    on_each(|test_db| async {
+        let r = desk(test_db).await;
+        let plan = |tier: &str, lookup_keys: &[&str]| Plan {
+            tier: tier.into(),
+            lookup_keys: lookup_keys.iter().map(ToString::to_string).collect(),
+            ..Plan::default()
+        };
+        let catalog =
+            Catalog::new(vec![plan("free", &[]), plan("pro", &["pro", "pro_old"]), plan("elite", &["elite"])])
+                .expect("plans");
+        let expected = Expected::default();
+        let price = |id: &str, key: Option<&str>, active: bool| {
+            json!({"id": id, "object": "price", "active": active, "lookup_key": key, "product": "prod_1", "metadata": {},
+                   "recurring": {"interval": "month"}})
+        };
+        let once =
+            json!({"id": "price_once", "object": "price", "active": true, "product": "prod_2", "recurring": null});
+        r.stripe.listed_prices([
+            price("price_pro", Some("pro"), true),
+            price("price_elite", Some("elite"), false),
+            once.clone(),
+        ]);
+        let items = checkup::stripe(&r.stripe, &catalog, &expected).await.items;
+        assert_eq!(find(&items, "all 1 active recurring prices").state, State::Ok);
+        assert!(
+            items.iter().all(|item| !item.what.contains("leads to elite")),
+            "an archived price is still paid: {items:?}"
+        );
+        r.stripe.listed_prices([price("price_pro", Some("pro"), true), price("price_new", None, true), once]);
+        let items = checkup::stripe(&r.stripe, &catalog, &expected).await.items;
+        let nowhere = find(&items, "lead to no tier by themselves");
+        assert!(nowhere.state == State::Warn && nowhere.what.ends_with(": price_new"), "{nowhere:?}");
+        assert_eq!(find(&items, "no price at Stripe leads to elite").state, State::Warn);
+        r.stripe.fail("prices", no_permission("prices"));
+        let items = checkup::stripe(&r.stripe, &catalog, &expected).await.items;
+        assert_eq!(find(&items, "cannot be told").state, State::Warn);
         r.desk.close().await;
     });
 }

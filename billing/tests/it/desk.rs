@@ -54,7 +54,9 @@ impl Desk {
     }
 
     pub(crate) async fn with(test_db: TestDb, policy: Policy, options: ProcessorOptions) -> Self {
-        let db = Db::connect(test_db.url(), &DbOptions::default()).await.expect("the test's database answers");
+        // On a busy machine, and behind a pooler of few connections, a turn may take its time.
+        let patient = DbOptions { acquire_timeout: Duration::from_secs(30), ..DbOptions::default() };
+        let db = Db::connect(test_db.url(), &patient).await.expect("the test's database answers");
         let (catalog, policy) = (Arc::new(Catalog::default()), Arc::new(policy));
         let nudge = Arc::new(Notify::new());
         let writers = if test_db.kind() == Kind::Sqlite { 1 } else { 2 };

@@ -228,7 +228,10 @@ impl Stripe for FakeStripe {
                         (created_gte.timestamp()..=created_lte.timestamp()).contains(&created)
                     })
                     .collect(),
-                Collection::Invoices(_) | Collection::WebhookEndpoints => Vec::new(),
+                Collection::Invoices(_)
+                | Collection::CheckoutSessions(_)
+                | Collection::WebhookEndpoints
+                | Collection::Prices { .. } => Vec::new(),
             };
             let id = |object: &Value| object["id"].as_str().expect("an id").to_owned();
             let from = after.map_or(0, |after| all.iter().position(|o| id(o) == after).map_or(all.len(), |at| at + 1));

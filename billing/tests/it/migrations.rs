@@ -1,6 +1,6 @@
 //! The schema: up, down, up again, and two processes at once.
 
-use sea_orm::{DatabaseConnection, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, FromQueryResult, Statement};
 use testkit::{Kind, TestDb, kinds};
 
 #[derive(Debug, PartialEq, Eq, FromQueryResult)]
@@ -53,6 +53,27 @@ fn up_after_down_gives_the_same_schema_and_down_leaves_nothing() {
         migration::up(&db, None).await.expect("up again");
         assert_eq!(schema(test_db.kind(), &db).await, first);
         migration::up(&db, None).await.expect("nothing left to do is no error");
+    });
+}
+
+#[test]
+fn beside_migrations_of_a_newer_version_a_running_one_stays_ready_and_none_is_started() {
+    on_each_empty(|test_db| async move {
+        let db = test_db.connect().await;
+        migration::up(&db, None).await.expect("up");
+        assert_eq!(migration::newer(&db).await.expect("an answer"), Vec::<String>::new());
+        let entry = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m29991231_000001_of_tomorrow', 0)";
+        db.execute_unprepared(entry).await.expect("an entry");
+        // What readiness and every command ask.
+        assert_eq!(migration::pending(&db).await.expect("an answer"), 0);
+        assert_eq!(migration::newer(&db).await.expect("an answer"), ["m29991231_000001_of_tomorrow"]);
+        // What a start asks.
+        for result in [migration::up(&db, None).await, migration::down(&db, Some(1)).await] {
+            let told = result.expect_err("this version does not know what it would work on").to_string();
+            assert!(told.contains("newer version") && told.contains("m29991231_000001_of_tomorrow"), "{told}");
+            assert!(told.contains("trueup migrate down --steps 1 --yes"), "{told}");
+        }
+        assert_eq!(migration::pending(&db).await.expect("an answer"), 0, "nothing was taken back");
     });
 }
 

@@ -3,11 +3,12 @@
 use billing::{
     fetched,
     reconcile::{Options, records},
-    samples::{ApiVersion, CustomerSample, Metadata},
+    samples::{ApiVersion, CheckoutSessionSample, CustomerSample, Metadata},
 };
 use entity::{
     entitlement_changes,
     enums::{ChangeSource, DriftKind},
+    ids::UserId,
 };
 use sea_orm::EntityTrait;
 use serde_json::json;
@@ -16,6 +17,7 @@ use testkit::on_each;
 use crate::{
     desk::{NOW, user_id},
     reconcile_desk::{APPLY, DRY, ReconcileDesk, anonymous, kinds, owned, shown},
+    scripted::no_permission,
     semantics::told,
 };
 
@@ -181,12 +183,85 @@ fn what_nobody_of_ours_owns_is_told_and_found_an_owner_where_stripe_knows_one() 
         assert_eq!(applied.repaired, 5, "four that were missing, and one that has an owner now");
         assert_eq!(r.desk.standing(user).await, "pro active access");
         let asked: Vec<String> = r.stripe.log().into_iter().filter(|call| call.starts_with("customer ")).collect();
-        assert_eq!(asked, ["customer cus_2", "customer cus_3"], "whoever names a user waits for that user");
+        assert_eq!(
+            asked,
+            ["customer cus_2", "customer cus_3", "customer cus_4"],
+            "whoever names a user waits for that user; what has ended is asked about last"
+        );
 
         // The one who was named appears; the one whose customer Stripe does not know stays.
         r.desk.put(stranger, "stranger@example.com").await;
         assert_eq!(r.desk.standing(stranger).await, "pro active access");
         assert_eq!(kinds(&r.succeeds(DRY).await), [(DriftKind::UnknownUser, 1)]);
+        r.desk.close().await;
+    });
+}
+
+#[test]
+fn the_checkout_that_sold_a_subscription_tells_whose_it_is_when_its_event_is_lost_for_good() {
+    on_each(|test_db| async {
+        let r = ReconcileDesk::new(test_db).await;
+        let (buyer, former, named) = (user_id(1), user_id(2), user_id(3));
+        r.desk.put(buyer, "ada@example.com").await;
+        r.desk.put(former, "bob@example.com").await;
+        // Both pay under another address, so that only the checkout ties them.
+        let pays_as =
+            |number: u32| CustomerSample::new(format!("cus_{number}"), format!("payer{number}@example.org"), NOW);
+        for number in 1..=4 {
+            r.stripe.customer(pays_as(number).render(ApiVersion::LATEST));
+        }
+        let subs = [anonymous(1, "active"), anonymous(2, "canceled"), anonymous(3, "active"), anonymous(4, "active")];
+        r.stripe.subscriptions(subs.iter().map(shown));
+        let sold = |number: u32, user| {
+            let mut session = CheckoutSessionSample::new(
+                format!("cs_{number}"),
+                format!("cus_{number}"),
+                format!("sub_{number}"),
+                NOW - 864_000,
+            );
+            session.client_reference_id = Some(UserId::to_string(&user));
+            session.render(ApiVersion::LATEST)
+        };
+        r.stripe.sessions([sold(1, buyer), sold(2, former), sold(3, named)]);
+        let dry = r.succeeds(DRY).await;
+        assert_eq!(kinds(&dry), [(DriftKind::Missing, 4), (DriftKind::UnknownUser, 3)]);
+        assert!(!r.stripe.log().iter().any(|call| call.starts_with("checkouts ")), "a dry run asks for none");
+
+        let applied = r.succeeds(APPLY).await;
+        assert_eq!(applied.repaired, 5, "four that were missing, and one that has an owner now");
+        assert_eq!(r.desk.standing(buyer).await, "pro active access");
+        assert_eq!(r.desk.standing(former).await, "free canceled no access", "how a user came to have no access");
+        assert_eq!(kinds(&r.succeeds(DRY).await), [(DriftKind::UnknownUser, 2)]);
+
+        // Who is named and comes later is found without any further call.
+        r.desk.put(named, "eve@example.com").await;
+        assert_eq!(r.desk.standing(named).await, "pro active access");
+        r.stripe.log();
+        r.succeeds(APPLY).await;
+        let asked: Vec<String> = r.stripe.log().into_iter().filter(|call| call.starts_with("checkouts ")).collect();
+        assert_eq!(asked, ["checkouts of sub_4"]);
+        r.desk.close().await;
+    });
+}
+
+#[test]
+fn a_key_that_may_not_read_checkouts_is_told_and_everything_else_is_repaired() {
+    on_each(|test_db| async {
+        let r = ReconcileDesk::new(test_db).await;
+        let user = user_id(1);
+        r.desk.put(user, "ada@example.com").await;
+        let subs = [owned(1, user, "active"), anonymous(2, "active"), anonymous(3, "active")];
+        r.stripe.subscriptions(subs.iter().map(shown));
+        r.stripe.fail("checkouts of sub_2", no_permission("checkout sessions"));
+        let applied = r.succeeds(APPLY).await;
+        assert_eq!(r.desk.standing(user).await, "pro active access");
+        assert!(
+            applied.notes.iter().any(|note| note.contains("may not read checkout sessions")),
+            "{:?}",
+            applied.notes
+        );
+        let asked: Vec<String> = r.stripe.log().into_iter().filter(|call| call.starts_with("checkouts ")).collect();
+        assert_eq!(asked, ["checkouts of sub_2"], "no other try helps");
         r.desk.close().await;
     });
 }

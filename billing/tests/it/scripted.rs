@@ -35,10 +35,12 @@ struct State {
     unlisted: Vec<Value>,
     customers: BTreeMap<String, Value>,
     prices: Vec<String>,
+    listed_prices: Vec<Value>,
     /// Newest first.
     events: Vec<Value>,
     endpoints: Vec<Value>,
     items: BTreeMap<String, Vec<Value>>,
+    sessions: Vec<Value>,
     page_size: usize,
     at: i64,
     failures: BTreeMap<String, StripeError>,
@@ -60,9 +62,11 @@ impl Scripted {
             unlisted: Vec::new(),
             customers: BTreeMap::new(),
             prices: Vec::new(),
+            listed_prices: Vec::new(),
             events: Vec::new(),
             endpoints: Vec::new(),
             items: BTreeMap::new(),
+            sessions: Vec::new(),
             page_size: 100,
             at: NOW,
             failures: BTreeMap::new(),
@@ -95,6 +99,11 @@ impl Scripted {
         self.with(|state| state.prices = prices.iter().map(ToString::to_string).collect());
     }
 
+    /// What the list of prices holds, newest first.
+    pub(crate) fn listed_prices(&self, prices: impl IntoIterator<Item = Value>) {
+        self.with(|state| state.listed_prices = prices.into_iter().collect());
+    }
+
     /// What the list of events holds.
     pub(crate) fn events(&self, events: impl IntoIterator<Item = Value>) {
         self.with(|state| {
@@ -110,6 +119,11 @@ impl Scripted {
     /// All the items of a subscription that embeds only some.
     pub(crate) fn items(&self, subscription: &str, items: Vec<Value>) {
         self.with(|state| state.items.insert(subscription.to_owned(), items));
+    }
+
+    /// Every checkout there is.
+    pub(crate) fn sessions(&self, sessions: impl IntoIterator<Item = Value>) {
+        self.with(|state| state.sessions = sessions.into_iter().collect());
     }
 
     pub(crate) fn account(&self, account: Result<&str, StripeError>) {
@@ -210,11 +224,14 @@ impl Stripe for Scripted {
             Collection::Subscriptions { customer: Some(customer) } => format!("subscriptions of {customer}"),
             Collection::SubscriptionItems(subscription) => format!("items of {subscription}"),
             Collection::Invoices(subscription) => format!("invoices of {subscription}"),
+            Collection::CheckoutSessions(subscription) => format!("checkouts of {subscription}"),
             Collection::Events { types, created_gte, created_lte } => {
                 assert!(types.len() <= 20, "Stripe refuses more types than 20");
                 format!("events {}..{}", created_gte.timestamp() - NOW, created_lte.timestamp() - NOW)
             }
             Collection::WebhookEndpoints => "endpoints".to_owned(),
+            Collection::Prices { lookup_keys } if lookup_keys.is_empty() => "prices".to_owned(),
+            Collection::Prices { lookup_keys } => format!("prices of {}", lookup_keys.join(", ")),
         };
         self.come(&after.map_or(name.clone(), |after| format!("{name} after {after}"))).await?;
         self.with(|state| {
@@ -237,6 +254,18 @@ impl Stripe for Scripted {
                 }
                 Collection::WebhookEndpoints => state.endpoints.iter().collect(),
                 Collection::Invoices(_) => Vec::new(),
+                Collection::Prices { lookup_keys } => {
+                    let fits = |price: &&Value| match price["lookup_key"].as_str() {
+                        _ if lookup_keys.is_empty() => price["active"] == true,
+                        Some(key) => lookup_keys.iter().any(|wanted| wanted == key),
+                        None => false,
+                    };
+                    state.listed_prices.iter().filter(fits).collect()
+                }
+                Collection::CheckoutSessions(wanted) => {
+                    let sold = |session: &&Value| session["subscription"].as_str() == Some(wanted.as_str());
+                    state.sessions.iter().filter(sold).collect()
+                }
             };
             let begin = match after {
                 None => 0,

@@ -7,8 +7,12 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 use sea_orm_migration::prelude::*;
 
-use super::{ADOPTED_AT, step::Legacy, text};
-use crate::{dialect::run, runner::patient};
+use super::{ADOPTED_AT, Asks, step::Legacy, text};
+use crate::{
+    dialect::run,
+    ground::{Ground, Target, begin},
+    runner::MigrateError,
+};
 
 /// Under this event id the host's word of a subscription is stored.
 const ADOPTED: &str = "adopted";
@@ -117,7 +121,7 @@ const WINDOWS: &str = "windows AS (
         )";
 
 /// The statement for this host's columns.
-async fn statement(db: &impl ConnectionTrait) -> Result<String, DbErr> {
+async fn statement(db: &impl Asks) -> Result<String, DbErr> {
     let legacy = Legacy::find(db).await?;
     let count = legacy.as_ref().map_or_else(
         || "u.usage_count".to_owned(),
@@ -155,7 +159,14 @@ const TAKEN_OVER: &str = "adopted.taken_over";
 
 /// Carries over what the host has changed since, unless Trueup has taken over already; `take_over` says that it does so now. False where there
 /// was nothing to do.
-pub async fn carry_over_again(db: &DatabaseConnection, take_over: bool) -> Result<bool, DbErr> {
+pub async fn carry_over_again<'a>(db: impl Into<Target<'a>>, take_over: bool) -> Result<bool, MigrateError> {
+    let ground = Ground::of(db.into());
+    let carried = again(&ground.db, take_over).await;
+    ground.close().await?;
+    Ok(carried?)
+}
+
+async fn again(db: &DatabaseConnection, take_over: bool) -> Result<bool, DbErr> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(false);
     }
@@ -163,15 +174,14 @@ pub async fn carry_over_again(db: &DatabaseConnection, take_over: bool) -> Resul
         "SELECT value AS one FROM settings WHERE name = '{ADOPTED_AT}' AND EXISTS (SELECT FROM settings WHERE name = 'adopted.table.users')
             AND NOT EXISTS (SELECT FROM settings WHERE name = '{TAKEN_OVER}')"
     );
-    if text(db, &open).await?.is_none() {
-        return Ok(false);
-    }
-    let sql = statement(db).await?;
-    // Many batches are one statement.
-    let patient = patient(db);
-    let carried = patient.execute_unprepared(&sql).await;
-    patient.close().await?;
-    carried?;
+    let looking = begin(db).await?;
+    let sql = match text(&looking, &open).await? {
+        Some(_) => Some(statement(&looking).await?),
+        None => None,
+    };
+    looking.commit().await?;
+    let Some(sql) = sql else { return Ok(false) };
+    db.execute_unprepared(&sql).await?;
     if take_over {
         let note = format!(
             "INSERT INTO settings (name, value) VALUES ('{TAKEN_OVER}', to_json(now())#>>'{{}}') ON CONFLICT DO NOTHING"

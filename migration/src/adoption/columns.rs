@@ -1,9 +1,9 @@
 //! Which columns a table needs, which of them an older one has, and the statements that make up the difference.
 
-use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement};
+use sea_orm::FromQueryResult;
 use sea_orm_migration::prelude::*;
 
-use super::{named, note, noted, quoted};
+use super::{Asks, named, note, noted, quoted};
 
 /// What a column that is there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub(crate) struct Column {
 }
 
 /// The columns of a table, in their order.
-pub(crate) async fn columns(db: &impl ConnectionTrait, table: &str) -> Result<Vec<Column>, DbErr> {
+pub(crate) async fn columns(db: &impl Asks, table: &str) -> Result<Vec<Column>, DbErr> {
     let sql = format!(
         "SELECT a.attname::text AS name, t.typname::text AS kind, format_type(a.atttypid, a.atttypmod) AS spelled,
             CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN a.atttypmod - 4 END AS most,
@@ -127,7 +127,7 @@ pub(crate) async fn columns(db: &impl ConnectionTrait, table: &str) -> Result<Ve
          FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
          WHERE a.attrelid = to_regclass('{table}') AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
     );
-    Column::find_by_statement(Statement::from_string(DbBackend::Postgres, sql)).all(db).await
+    db.rows(&sql).await?.iter().map(|row| Column::from_query_result(row, "")).collect()
 }
 
 impl Column {
@@ -186,7 +186,7 @@ pub(crate) fn adopting(table: &str, there: &[Column], wanted: &[Wanted]) -> Vec<
 }
 
 /// The statements that take that back.
-pub(crate) async fn leaving(db: &impl ConnectionTrait, table: &str) -> Result<Vec<String>, DbErr> {
+pub(crate) async fn leaving(db: &impl Asks, table: &str) -> Result<Vec<String>, DbErr> {
     let mut clauses = Vec::new();
     for (name, _) in noted(db, &format!("made.column.{table}.")).await? {
         clauses.push(format!("DROP COLUMN IF EXISTS {}", named(&name)));

@@ -32,7 +32,9 @@ pub(crate) async fn lay(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     }
     let mut notes = String::new();
     for table in &found {
-        notes.push_str(&format!("    INSERT INTO settings (name, value) VALUES ('adopted.table.{table}', 'yes') ON CONFLICT DO NOTHING;\n"));
+        notes.push_str(&format!(
+            "    INSERT INTO settings (name, value) VALUES ('adopted.table.{table}', 'yes') ON CONFLICT DO NOTHING;\n"
+        ));
         // The host's policies at this moment are the host's business; later ones are looked at.
         notes.push_str(&format!(
             "    INSERT INTO settings (name, value) SELECT 'adopted.policy.{table}.' || polname, 'yes' FROM pg_policy

@@ -20,11 +20,13 @@ pub(crate) mod inbox;
 mod preflight;
 pub(crate) mod step;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
-use sea_orm_migration::prelude::*;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement};
+use sea_orm_migration::{SchemaManagerConnection, prelude::*};
 
 pub use carry::carry_over_again;
 pub(crate) use preflight::{is_before_us, preflight};
+
+use crate::ground::begin;
 
 /// Whoever waits for a table makes everybody queue behind: so nobody waits long, and whatever gives up is tried again.
 pub(crate) const PATIENCE: &str = "SET LOCAL lock_timeout = '1s'";
@@ -48,18 +50,50 @@ pub(crate) async fn is_adopted(manager: &SchemaManager<'_>, table: &str) -> Resu
     Ok(text(db, &format!("SELECT value AS one FROM settings WHERE name = 'adopted.table.{table}'")).await?.is_some())
 }
 
-/// A query's only value, called `one`.
-pub(crate) async fn text(db: &impl ConnectionTrait, sql: &str) -> Result<Option<String>, DbErr> {
-    match db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await? {
-        Some(row) => row.try_get("", "one"),
-        None => Ok(None),
+/// Whoever can be asked about the database as it is: always within a transaction, which a pooler wants.
+pub(crate) trait Asks {
+    /// Every row of the answer.
+    fn rows(&self, sql: &str) -> impl Future<Output = Result<Vec<QueryResult>, DbErr>> + Send;
+    /// Which database it is.
+    fn backend(&self) -> DbBackend;
+}
+
+impl Asks for DatabaseTransaction {
+    async fn rows(&self, sql: &str) -> Result<Vec<QueryResult>, DbErr> {
+        self.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await
+    }
+
+    fn backend(&self) -> DbBackend {
+        self.get_database_backend()
     }
 }
 
+impl Asks for SchemaManagerConnection<'_> {
+    async fn rows(&self, sql: &str) -> Result<Vec<QueryResult>, DbErr> {
+        match self {
+            Self::Connection(db) => {
+                let tx = begin(db).await?;
+                let rows = tx.rows(sql).await?;
+                tx.commit().await?;
+                Ok(rows)
+            }
+            other => other.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await,
+        }
+    }
+
+    fn backend(&self) -> DbBackend {
+        self.get_database_backend()
+    }
+}
+
+/// A query's only value, called `one`.
+pub(crate) async fn text(db: &impl Asks, sql: &str) -> Result<Option<String>, DbErr> {
+    db.rows(sql).await?.first().map_or(Ok(None), |row| row.try_get("", "one"))
+}
+
 /// All values of a query's column `one`.
-pub(crate) async fn texts(db: &impl ConnectionTrait, sql: &str) -> Result<Vec<String>, DbErr> {
-    let rows = db.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
-    rows.iter().map(|row| row.try_get("", "one")).collect()
+pub(crate) async fn texts(db: &impl Asks, sql: &str) -> Result<Vec<String>, DbErr> {
+    db.rows(sql).await?.iter().map(|row| row.try_get("", "one")).collect()
 }
 
 /// A text as SQL writes it.
@@ -82,14 +116,13 @@ pub(crate) fn note(name: &str, value: &str) -> String {
 }
 
 /// What is noted under names that begin so: the rest of each name, and the value.
-pub(crate) async fn noted(db: &impl ConnectionTrait, prefix: &str) -> Result<Vec<(String, String)>, DbErr> {
+pub(crate) async fn noted(db: &impl Asks, prefix: &str) -> Result<Vec<(String, String)>, DbErr> {
     let sql = format!(
         "SELECT substr(name, {}) AS name, value FROM settings WHERE starts_with(name, {}) ORDER BY name",
         prefix.len() + 1,
         quoted(prefix)
     );
-    let rows = db.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
-    rows.iter().map(|row| Ok((row.try_get("", "name")?, row.try_get("", "value")?))).collect()
+    db.rows(&sql).await?.iter().map(|row| Ok((row.try_get("", "name")?, row.try_get("", "value")?))).collect()
 }
 
 /// Forgets what is noted under names that begin so.

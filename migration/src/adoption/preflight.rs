@@ -1,9 +1,10 @@
 //! Whether a database can be adopted. Asked before anything is changed, and told whole: everything that stands in the way at once.
 
-use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement};
+use sea_orm::{DbBackend, FromQueryResult};
 use sea_orm_migration::prelude::*;
 
 use super::{
+    Asks,
     columns::{OURS_ALONE, USERS, WEBHOOKS, Wanted, columns},
     quoted, text, texts,
 };
@@ -17,8 +18,8 @@ const OURS: &str = "'stripe_customers', 'subscriptions', 'invoices', 'entitlemen
     'stripe_cursors', 'change_feed'";
 
 /// Whether nothing of ours is in this database yet, or no more than an adoption that was cut off at its beginning.
-pub(crate) async fn is_before_us(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
-    if db.get_database_backend() != DbBackend::Postgres {
+pub(crate) async fn is_before_us(db: &impl Asks) -> Result<bool, DbErr> {
+    if db.backend() != DbBackend::Postgres {
         return Ok(false);
     }
     if text(db, "SELECT to_regclass('seaql_migrations')::text AS one").await?.is_none() {
@@ -39,7 +40,10 @@ struct Table {
 }
 
 /// What stands in the way, each with what to do; empty where nothing does, and where there is nothing to adopt.
-pub(crate) async fn preflight(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+pub(crate) async fn preflight(db: &impl Asks) -> Result<Vec<String>, DbErr> {
+    if db.backend() != DbBackend::Postgres {
+        return Ok(Vec::new());
+    }
     if !is_before_us(db).await? {
         return Ok(Vec::new());
     }
@@ -61,7 +65,7 @@ pub(crate) async fn preflight(db: &impl ConnectionTrait) -> Result<Vec<String>, 
 }
 
 /// True where an adoption was begun and cut off before the first table was made.
-async fn adopted_already(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+async fn adopted_already(db: &impl Asks) -> Result<bool, DbErr> {
     if text(db, "SELECT to_regclass('settings')::text AS one").await?.is_none() {
         return Ok(false);
     }
@@ -73,14 +77,14 @@ async fn adopted_already(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
     Ok(text(db, "SELECT name AS one FROM settings WHERE starts_with(name, 'adopted.table.') LIMIT 1").await?.is_some())
 }
 
-async fn table(db: &impl ConnectionTrait, name: &'static str) -> Result<Vec<String>, DbErr> {
+async fn table(db: &impl Asks, name: &'static str) -> Result<Vec<String>, DbErr> {
     let sql = format!(
         "SELECT c.relname::text AS name, c.relkind::text AS kind, quote_ident(pg_get_userbyid(c.relowner)) AS owner,
             quote_ident(current_user) AS role, pg_has_role(c.relowner, 'USAGE') AS may, row_security_active(c.oid) AS hidden
          FROM pg_class AS c WHERE c.oid = to_regclass('{name}')"
     );
-    let found = Table::find_by_statement(Statement::from_string(DbBackend::Postgres, sql)).one(db).await?;
-    let Some(Table { name: shown, kind, owner, role, may, hidden }) = found else { return Ok(Vec::new()) };
+    let Some(row) = db.rows(&sql).await?.into_iter().next() else { return Ok(Vec::new()) };
+    let Table { name: shown, kind, owner, role, may, hidden } = Table::from_query_result(&row, "")?;
     if !["r", "p"].contains(&kind.as_str()) {
         return Ok(vec![format!("`{shown}` is no table but a view or something of the kind; rename it")]);
     }
@@ -107,7 +111,7 @@ async fn table(db: &impl ConnectionTrait, name: &'static str) -> Result<Vec<Stri
 }
 
 /// Whether the columns can be used.
-async fn shape(db: &impl ConnectionTrait, table: &str, wanted: &[Wanted]) -> Result<Vec<String>, DbErr> {
+async fn shape(db: &impl Asks, table: &str, wanted: &[Wanted]) -> Result<Vec<String>, DbErr> {
     let there = columns(db, table).await?;
     let mut wrong = Vec::new();
     for Wanted { name, definition, accepts, required, .. } in wanted {
@@ -148,7 +152,8 @@ async fn shape(db: &impl ConnectionTrait, table: &str, wanted: &[Wanted]) -> Res
             ));
         }
         if there.iter().any(|column| column.name == "payload_emptied_at") {
-            wrong.push(format!("`{table}` has a column `payload_emptied_at`, which Trueup needs for itself; rename it"));
+            wrong
+                .push(format!("`{table}` has a column `payload_emptied_at`, which Trueup needs for itself; rename it"));
         }
     }
     Ok(wrong)
@@ -158,7 +163,7 @@ async fn shape(db: &impl ConnectionTrait, table: &str, wanted: &[Wanted]) -> Res
 const ASIDE: &str = "put the old table aside (ALTER TABLE stripe_webhooks RENAME TO stripe_webhooks_old)";
 
 /// Whether a unique index holds exactly this column.
-async fn is_unique(db: &impl ConnectionTrait, table: &str, column: &str) -> Result<bool, DbErr> {
+async fn is_unique(db: &impl Asks, table: &str, column: &str) -> Result<bool, DbErr> {
     let sql = format!(
         "SELECT 'yes' AS one FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
          WHERE i.indrelid = to_regclass('{table}') AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
@@ -168,7 +173,7 @@ async fn is_unique(db: &impl ConnectionTrait, table: &str, column: &str) -> Resu
     Ok(text(db, &sql).await?.is_some())
 }
 
-async fn users(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+async fn users(db: &impl Asks) -> Result<Vec<String>, DbErr> {
     let mut wrong = Vec::new();
     if !is_unique(db, "users", "id").await? {
         wrong.push("`users.id` is not unique by an index; make it the primary key".to_owned());
@@ -192,7 +197,7 @@ async fn users(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
     Ok(wrong)
 }
 
-async fn webhooks(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+async fn webhooks(db: &impl Asks) -> Result<Vec<String>, DbErr> {
     let mut wrong = Vec::new();
     if !is_unique(db, "stripe_webhooks", "id").await? {
         wrong.push(format!("`stripe_webhooks.id` is not unique by an index; make it the primary key, or {ASIDE}"));

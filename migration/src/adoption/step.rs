@@ -5,10 +5,10 @@
 //! difference; a change of ours shows in the host's. Each trigger fires only for the columns that its side writes, and writes those of the
 //! other side into the very row that is being written: nothing fires twice, and counting stays one statement.
 
-use sea_orm::ConnectionTrait;
 use sea_orm_migration::prelude::*;
 
 use super::{
+    Asks,
     columns::{Column, columns},
     forget, text, texts,
 };
@@ -28,7 +28,7 @@ pub(crate) struct Legacy {
 
 impl Legacy {
     /// What a host's `users` has of them.
-    pub(crate) async fn find(db: &impl ConnectionTrait) -> Result<Option<Self>, DbErr> {
+    pub(crate) async fn find(db: &impl Asks) -> Result<Option<Self>, DbErr> {
         let there = columns(db, "users").await?;
         Ok(PREFIXES.iter().find_map(|prefix| Self::of(prefix, &there)))
     }
@@ -102,11 +102,14 @@ CREATE OR REPLACE FUNCTION trueup_usage_of_new() RETURNS trigger LANGUAGE plpgsq
 END $trueup$;\n"
         ));
         let functions = ["trueup_usage_to_host", "trueup_usage_from_host", "trueup_usage_of_new"];
-        let when = "NEW.usage_count IS DISTINCT FROM OLD.usage_count OR NEW.usage_limit IS DISTINCT FROM OLD.usage_limit
+        let when =
+            "NEW.usage_count IS DISTINCT FROM OLD.usage_count OR NEW.usage_limit IS DISTINCT FROM OLD.usage_limit
         OR NEW.usage_period_start IS DISTINCT FROM OLD.usage_period_start";
         made.push((
             functions[0],
-            format!("BEFORE UPDATE OF usage_count, usage_limit, usage_period_start ON users FOR EACH ROW WHEN ({when})"),
+            format!(
+                "BEFORE UPDATE OF usage_count, usage_limit, usage_period_start ON users FOR EACH ROW WHEN ({when})"
+            ),
         ));
         made.push((
             functions[1],
@@ -146,8 +149,10 @@ END $trueup$;\n"
         })
         .collect();
     if !nullable.is_empty() {
-        let set: String =
-            nullable.iter().map(|(column, value)| format!("    NEW.{column} := COALESCE(NEW.{column}, {value});\n")).collect();
+        let set: String = nullable
+            .iter()
+            .map(|(column, value)| format!("    NEW.{column} := COALESCE(NEW.{column}, {value});\n"))
+            .collect();
         let when: Vec<String> = nullable.iter().map(|(column, _)| format!("NEW.{column} IS NULL")).collect();
         body.push_str(&format!(
             "CREATE OR REPLACE FUNCTION trueup_no_nulls() RETURNS trigger LANGUAGE plpgsql AS $trueup$ BEGIN
@@ -161,8 +166,17 @@ END $trueup$;\n"
         ));
     }
     if has_triggers_of_its_own(db).await? {
-        let ours = ["subscription_access", "usage_count", "usage_limit", "usage_period_start", "usage_period_end", "usage_source",
-            "usage_provisional", "subscription_tier", "subscription_status"];
+        let ours = [
+            "subscription_access",
+            "usage_count",
+            "usage_limit",
+            "usage_period_start",
+            "usage_period_end",
+            "usage_source",
+            "usage_provisional",
+            "subscription_tier",
+            "subscription_status",
+        ];
         let set: String = ours.iter().map(|column| format!("    kept.{column} := NEW.{column};\n")).collect();
         body.push_str(&format!(
             "CREATE OR REPLACE FUNCTION trueup_carrying() RETURNS trigger LANGUAGE plpgsql AS $trueup$ DECLARE
@@ -196,7 +210,7 @@ CREATE TRIGGER {name} {definition} EXECUTE FUNCTION {function}();\n"
 }
 
 /// Whether the host has triggers that may change a row as it is updated.
-async fn has_triggers_of_its_own(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+async fn has_triggers_of_its_own(db: &impl Asks) -> Result<bool, DbErr> {
     // Bits of tgtype: 1 for each row, 2 before, 16 on update (catalog/pg_trigger.h).
     let sql = "SELECT 'yes' AS one FROM pg_trigger WHERE tgrelid = to_regclass('users') AND NOT tgisinternal
         AND tgname NOT LIKE '%trueup%' AND tgtype & 19 = 19 LIMIT 1";
@@ -212,5 +226,9 @@ pub(crate) async fn let_go(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     if drops.is_empty() {
         return Ok(());
     }
-    run(manager, &[&format!("DO $$ BEGIN\n    {};\n    {drops}\nEND $$", super::PATIENCE), &forget("made.trigger.users.")]).await
+    run(
+        manager,
+        &[&format!("DO $$ BEGIN\n    {};\n    {drops}\nEND $$", super::PATIENCE), &forget("made.trigger.users.")],
+    )
+    .await
 }

@@ -38,7 +38,8 @@ pub(super) fn compare(expected: &Catalogue, actual: &Catalogue, postgres: bool) 
             }
             continue;
         };
-        for (attribute, expected) in wanted.iter().filter(|(attribute, _)| *attribute != MADE && *attribute != ADOPTED) {
+        for (attribute, expected) in wanted.iter().filter(|(attribute, _)| *attribute != MADE && *attribute != ADOPTED)
+        {
             let found = found.get(attribute).map_or("", String::as_str);
             if expected != found && !(sides.is_adopted(&key.table) && untyped(expected) == untyped(found)) {
                 let problem = Problem::Different {
@@ -100,7 +101,9 @@ impl Sides<'_> {
 
     /// A table that the host had before us.
     fn is_adopted(&self, table: &str) -> bool {
-        Self::table(self.actual, table).and_then(|attributes| attributes.get(ADOPTED)).is_some_and(|adopted| adopted == "yes")
+        Self::table(self.actual, table)
+            .and_then(|attributes| attributes.get(ADOPTED))
+            .is_some_and(|adopted| adopted == "yes")
     }
 
     /// Why it is no fault that a thing of an adopted table differs; none where it is.

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::{
     Migrator,
+    ground::{Ground, Target, begin},
     runner::{MigrateError, status},
 };
 
@@ -159,8 +160,17 @@ fn enter(catalogue: &mut Catalogue, row: [String; 5]) -> Result<(), DbErr> {
 }
 
 /// Compares the schema of a database with the one that its applied migrations make. Nothing of the database is changed.
-pub async fn verify(db: &DatabaseConnection) -> Result<Verdict, VerifyError> {
-    let states = status(db).await?;
+pub async fn verify<'a>(db: impl Into<Target<'a>>) -> Result<Verdict, VerifyError> {
+    let ground = Ground::of(db.into());
+    let verdict = compared(&ground.db).await;
+    ground.close().await?;
+    verdict
+}
+
+async fn compared(db: &DatabaseConnection) -> Result<Verdict, VerifyError> {
+    let looking = begin(db).await?;
+    let states = status(&looking).await?;
+    looking.commit().await?;
     let mut findings: Vec<Finding> = states
         .iter()
         .filter(|state| !state.applied)

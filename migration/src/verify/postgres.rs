@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult, Statement, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult, Statement};
 use sea_orm_migration::prelude::*;
 
 use super::{Catalogue, Finding, Kind, Problem, VerifyError, enter, run_migrations};
-use crate::policies::SHARED;
+use crate::{ground::begin, policies::SHARED};
 
 /// Everything of the current schema, in names that are not qualified since `search_path` leads to it. What names the schema itself (the
 /// `search_path` that functions are given) is made alike.
@@ -102,8 +100,7 @@ pub(super) async fn catalogues(
     db: &DatabaseConnection,
     applied: &[&str],
 ) -> Result<(Catalogue, Catalogue), VerifyError> {
-    #[expect(clippy::disallowed_methods, reason = "PostgreSQL only; the trap is SQLite's")]
-    let tx = db.begin().await?;
+    let tx = begin(db).await?;
     let mut actual = read(&tx).await?;
     let schema: String = one(&tx, "SELECT quote_ident(current_schema()) AS one").await?;
     let expected = scratch(&tx, applied).await;
@@ -161,11 +158,14 @@ struct Lost {
 }
 
 pub(super) async fn out_of_step(db: &DatabaseConnection) -> Result<Vec<Finding>, DbErr> {
-    let noted = Statement::from_string(DbBackend::Postgres, "SELECT 1 AS one WHERE to_regclass('settings') IS NOT NULL");
-    if db.query_one_raw(noted).await?.is_none() {
+    let tx = begin(db).await?;
+    let noted =
+        Statement::from_string(DbBackend::Postgres, "SELECT 1 AS one WHERE to_regclass('settings') IS NOT NULL");
+    if tx.query_one_raw(noted).await?.is_none() {
         return Ok(Vec::new());
     }
-    let lost = Lost::find_by_statement(Statement::from_string(DbBackend::Postgres, OUT_OF_STEP)).all(db).await?;
+    let lost = Lost::find_by_statement(Statement::from_string(DbBackend::Postgres, OUT_OF_STEP)).all(&tx).await?;
+    tx.commit().await?;
     let fault = |Lost { name }| Finding {
         kind: Kind::Trigger,
         table: "users".to_owned(),
@@ -195,7 +195,9 @@ struct Idle {
 }
 
 pub(super) async fn unused(db: &DatabaseConnection) -> Result<Vec<Finding>, DbErr> {
-    let idle = Idle::find_by_statement(Statement::from_string(DbBackend::Postgres, UNUSED)).all(db).await?;
+    let tx = begin(db).await?;
+    let idle = Idle::find_by_statement(Statement::from_string(DbBackend::Postgres, UNUSED)).all(&tx).await?;
+    tx.commit().await?;
     let note = |Idle { tab, name, size }| Finding {
         kind: Kind::Index,
         table: tab,

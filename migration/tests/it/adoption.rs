@@ -53,7 +53,9 @@ async fn host(db: &DatabaseConnection, prefix: &str) {
 async fn data(db: &DatabaseConnection) -> Vec<String> {
     let mut rows = Vec::new();
     for table in ["users", "stripe_webhooks", "property_analyses", "support_chats"] {
-        rows.extend(texts(db, &format!("SELECT to_jsonb(t)::text FROM {table} AS t ORDER BY 1")).await.into_iter().flatten());
+        rows.extend(
+            texts(db, &format!("SELECT to_jsonb(t)::text FROM {table} AS t ORDER BY 1")).await.into_iter().flatten(),
+        );
     }
     rows
 }
@@ -63,8 +65,7 @@ async fn of_user(db: &DatabaseConnection, number: usize, what: &str) -> String {
     text(db, &format!("SELECT concat_ws(' ', {what}) FROM users WHERE id = '{id}'")).await
 }
 
-const FILENODES: &str =
-    "SELECT relname || ' ' || relfilenode FROM pg_class WHERE relname IN ('users', 'stripe_webhooks', 'property_analyses') ORDER BY 1";
+const FILENODES: &str = "SELECT relname || ' ' || relfilenode FROM pg_class WHERE relname IN ('users', 'stripe_webhooks', 'property_analyses') ORDER BY 1";
 
 #[test]
 fn a_hosts_database_is_adopted_with_all_it_has_and_left_exactly_as_it_was() {
@@ -91,10 +92,12 @@ fn a_hosts_database_is_adopted_with_all_it_has_and_left_exactly_as_it_was() {
             migration::up(&db, None).await.expect("up");
             assert_eq!(migration::pending(&db).await.expect("an answer"), 0);
             assert_eq!(texts(&db, FILENODES).await, files, "no table is written anew");
-            let hosts_after: Vec<_> = texts(&db, &hosts).await.into_iter().filter(|row| hosts_before.contains(row)).collect();
+            let hosts_after: Vec<_> =
+                texts(&db, &hosts).await.into_iter().filter(|row| hosts_before.contains(row)).collect();
             assert_eq!(hosts_after, hosts_before, "what the host had is untouched, `updated_at` too");
 
-            let what = "subscription_tier, subscription_status, subscription_access, usage_count, usage_limit, usage_source";
+            let what =
+                "subscription_tier, subscription_status, subscription_access, usage_count, usage_limit, usage_source";
             for (number, told) in [
                 (1, "free active f 3 5 free"),
                 (2, "pro active t 42 100 sub_2"),
@@ -179,7 +182,9 @@ fn what_the_host_counts_and_what_we_count_stay_in_step() {
         run(&db, &format!("UPDATE users SET {rolled} WHERE id = '{id}'")).await;
         let legacy = "propiq_usage_count, propiq_last_reset_date";
         assert_eq!(of_user(&db, 2, legacy).await, "0 2031-05-06 07:08:09");
-        for (change, told) in [("usage_limit = 7", "7 7"), ("usage_limit = NULL", "2147483647"), ("propiq_usage_limit = 9", "9 9")] {
+        for (change, told) in
+            [("usage_limit = 7", "7 7"), ("usage_limit = NULL", "2147483647"), ("propiq_usage_limit = 9", "9 9")]
+        {
             run(&db, &format!("UPDATE users SET {change} WHERE id = '{id}'")).await;
             assert_eq!(of_user(&db, 2, "usage_limit, propiq_usage_limit").await, told, "{change}");
         }
@@ -199,7 +204,8 @@ fn what_the_host_changes_before_we_take_over_is_carried_over_and_nothing_after()
         let db = database.connect().await;
         host(&db, "propiq").await;
         migration::up(&db, None).await.expect("up");
-        let change = |number: usize, set: &str| format!("UPDATE users SET {set} WHERE id = '{}'", USERS[number - 1].id());
+        let change =
+            |number: usize, set: &str| format!("UPDATE users SET {set} WHERE id = '{}'", USERS[number - 1].id());
         run(&db, &change(1, "subscription_tier = 'pro', subscription_stripe_customer_id = 'cus_1', subscription_stripe_subscription_id = 'sub_1'"))
             .await;
         run(&db, &change(2, "subscription_tier = 'elite'")).await;
@@ -219,7 +225,10 @@ fn what_the_host_changes_before_we_take_over_is_carried_over_and_nothing_after()
 fn a_database_that_cannot_be_adopted_is_refused_with_all_that_is_missing_and_nothing_is_changed() {
     on_postgres(|database| async move {
         for (make, told) in [
-            ("CREATE TABLE users (id bigint PRIMARY KEY, mail text)", vec!["`users.id` is bigint", "`users` has no column `email`"]),
+            (
+                "CREATE TABLE users (id bigint PRIMARY KEY, mail text)",
+                vec!["`users.id` is bigint", "`users` has no column `email`"],
+            ),
             ("CREATE VIEW users AS SELECT 1 AS id", vec!["`users` is no table"]),
             ("CREATE TABLE users (id uuid, email text)", vec!["`users.id` is not unique"]),
             (
@@ -229,11 +238,20 @@ fn a_database_that_cannot_be_adopted_is_refused_with_all_that_is_missing_and_not
             ),
             (
                 "CREATE TABLE users (id uuid PRIMARY KEY, email text, usage_count integer, rolls_at date); CREATE TABLE invoices (id int)",
-                vec!["there is a `invoices` already", "`users.usage_count` is integer", "`users` has a column `rolls_at`"],
+                vec![
+                    "there is a `invoices` already",
+                    "`users.usage_count` is integer",
+                    "`users` has a column `rolls_at`",
+                ],
             ),
             (
                 "CREATE TABLE stripe_webhooks (id bigserial PRIMARY KEY, event_id text, event_type text, payload text, who text NOT NULL)",
-                vec!["`stripe_webhooks.id` is bigint", "payload` is text", "`stripe_webhooks.who` must be given a value", "RENAME TO"],
+                vec![
+                    "`stripe_webhooks.id` is bigint",
+                    "payload` is text",
+                    "`stripe_webhooks.who` must be given a value",
+                    "RENAME TO",
+                ],
             ),
             (
                 "CREATE TABLE stripe_webhooks (id uuid PRIMARY KEY, event_id text, event_type text, payload jsonb);
@@ -319,18 +337,31 @@ async fn on_supabase(database: &TestDb) {
     let policies: Vec<String> = texts(&db, policies).await.into_iter().flatten().collect();
     assert_eq!(policies, ["own profile", "trueup_service_role"], "no policy of ours shows `password_hash`");
     let one = USERS[0].id();
-    for (role, table, sees) in
-        [("authenticated", "users", false), ("anon", "users", false), ("service_role", "users", true), ("service_role", "stripe_webhooks", true), ("authenticated", "stripe_webhooks", false)]
-    {
-        let tx = sea_orm::TransactionTrait::begin_with_options(&db, sea_orm::TransactionOptions::default()).await.expect("begins");
+    for (role, table, sees) in [
+        ("authenticated", "users", false),
+        ("anon", "users", false),
+        ("service_role", "users", true),
+        ("service_role", "stripe_webhooks", true),
+        ("authenticated", "stripe_webhooks", false),
+    ] {
+        let tx = sea_orm::TransactionTrait::begin_with_options(&db, sea_orm::TransactionOptions::default())
+            .await
+            .expect("begins");
         run(&tx, &format!("SET LOCAL ROLE {role}")).await;
         run(&tx, &format!("SET LOCAL request.jwt.claim.sub = '{one}'")).await;
-        let seen = tx.query_all_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, format!("SELECT * FROM {table}"))).await;
+        let seen = tx
+            .query_all_raw(sea_orm::Statement::from_string(
+                sea_orm::DbBackend::Postgres,
+                format!("SELECT * FROM {table}"),
+            ))
+            .await;
         assert_eq!(seen.is_ok_and(|rows| !rows.is_empty()), sees, "{role}: {table}");
         tx.rollback().await.expect("rolls back");
     }
     // The host's own program, under a role that may not look into our tables.
-    let tx = sea_orm::TransactionTrait::begin_with_options(&db, sea_orm::TransactionOptions::default()).await.expect("begins");
+    let tx = sea_orm::TransactionTrait::begin_with_options(&db, sea_orm::TransactionOptions::default())
+        .await
+        .expect("begins");
     run(&tx, "CREATE POLICY writes ON users TO authenticated USING (true)").await;
     run(&tx, "SET LOCAL ROLE authenticated").await;
     run(&tx, "UPDATE users SET propiq_usage_count = propiq_usage_count + 1").await;

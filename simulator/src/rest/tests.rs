@@ -28,7 +28,6 @@ impl Api {
             version: ApiVersion::Endive,
             plans: Plan::defaults(),
             bursts: Share::NONE,
-            other_addresses: true,
         };
         let mut world = World::new(&options);
         world.advance(START + days * DAY);

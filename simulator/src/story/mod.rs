@@ -62,7 +62,8 @@ impl Story {
                 story.users.push(SimulatedUser { id: id.clone(), email: email.clone(), made_at });
             }
             let pays_as = match link {
-                Link::Reference if options.other_addresses && rng.percent(40) => format!("payer{tag}@example.org"),
+                // Only the checkout tells whose such a subscription is.
+                Link::Reference if rng.percent(40) => format!("payer{tag}@example.org"),
                 // Addresses are compared without regard to case.
                 Link::Email if rng.percent(30) => format!("Person{tag}@Example.com"),
                 _ => email,

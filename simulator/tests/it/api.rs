@@ -26,7 +26,6 @@ pub(crate) fn world(seed: u64, start: i64, customers: u32) -> World {
         version: ApiVersion::Endive,
         plans: Plan::defaults(),
         bursts: Share::NONE,
-        other_addresses: true,
     })
 }
 

@@ -40,8 +40,16 @@ fn secret(text: &str) -> WebhookSecret {
     WebhookSecret::parse(text).expect("a secret")
 }
 
-/// A server that verifies as the product does, refuses every `nth` delivery, and knows users but nothing else.
-async fn endpoint(seen: Arc<Seen>, secrets: &'static [&'static str], nth: u32) -> String {
+/// What becomes of every `nth` delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ill {
+    Refused,
+    /// Answered only after longer than anybody waits.
+    Unanswered,
+}
+
+/// A server that verifies as the product does, is ill at every `nth` delivery, and knows users but nothing else.
+async fn endpoint(seen: Arc<Seen>, secrets: &'static [&'static str], nth: u32, ill: Ill) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let secrets: Arc<[WebhookSecret]> = secrets.iter().map(|text| secret(text)).collect();
@@ -60,6 +68,9 @@ async fn endpoint(seen: Arc<Seen>, secrets: &'static [&'static str], nth: u32) -
             }
             let number = seen.requests.fetch_add(1, Ordering::Relaxed) + 1;
             if nth > 0 && number.is_multiple_of(nth) {
+                if ill == Ill::Unanswered {
+                    std::future::pending::<()>().await;
+                }
                 return Ok(Response::builder().status(StatusCode::SERVICE_UNAVAILABLE).finish());
             }
             let text = String::from_utf8(header.unwrap_or_default()).expect("text");
@@ -85,6 +96,7 @@ fn options(faults: Faults) -> RunOptions {
         faults,
         speed: None,
         at_once: 8,
+        timeout: Duration::from_secs(30),
         give_up_after: Duration::from_mins(1),
         patience: Duration::from_secs(1),
         repair: false,
@@ -101,7 +113,7 @@ fn target(url: String, secrets: &[&str]) -> Target {
 async fn every_delivery_is_signed_so_that_the_product_believes_it_and_tried_until_it_is_taken() {
     let seen = Arc::new(Seen::default());
     let secrets: &'static [&'static str] = &["whsec_one"];
-    let url = endpoint(Arc::clone(&seen), secrets, 40).await;
+    let url = endpoint(Arc::clone(&seen), secrets, 40, Ill::Refused).await;
     let stripe = Stripe::new(world(4, now() - 40 * 86_400, 6), KEY, 4);
     let faults = Faults { duplicate: Share::percent(10), reorder: Share::percent(20), ..Faults::default() };
     let mut run = Run::new(&stripe, target(url, secrets), options(faults), &|_| {}).expect("a run");
@@ -120,11 +132,42 @@ async fn every_delivery_is_signed_so_that_the_product_believes_it_and_tried_unti
 async fn while_a_secret_is_rolled_there_is_a_signature_for_each_and_afterwards_only_the_new_one() {
     let seen = Arc::new(Seen::default());
     let secrets: &'static [&'static str] = &["whsec_old", "whsec_new"];
-    let url = endpoint(Arc::clone(&seen), secrets, 0).await;
+    let url = endpoint(Arc::clone(&seen), secrets, 0, Ill::Refused).await;
     let stripe = Stripe::new(world(5, now() - 20 * 86_400, 60), KEY, 5);
     let mut run = Run::new(&stripe, target(url, secrets), options(Faults::default()), &|_| {}).expect("a run");
     run.past().await.expect("it passes");
     assert_eq!(seen.forged.load(Ordering::Relaxed), 0);
     let signatures = seen.signatures.lock().expect("whole");
     assert!(signatures.contains_key(&1) && signatures.contains_key(&2), "{signatures:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_answered_in_time_is_sent_again() {
+    let seen = Arc::new(Seen::default());
+    let secrets: &'static [&'static str] = &["whsec_one"];
+    let url = endpoint(Arc::clone(&seen), secrets, 60, Ill::Unanswered).await;
+    let stripe = Stripe::new(world(6, now() - 30 * 86_400, 6), KEY, 6);
+    let options = RunOptions { timeout: Duration::from_secs(1), ..options(Faults::default()) };
+    let mut run = Run::new(&stripe, target(url, secrets), options, &|_| {}).expect("a run");
+    run.past().await.expect("it passes");
+    let (requests, taken) =
+        (seen.requests.load(Ordering::Relaxed), seen.events.lock().expect("whole").values().sum::<u32>());
+    assert!(requests >= 60, "only {requests}");
+    assert_eq!(requests - taken, requests / 60, "each came again");
+    assert!(format!("{run:?}").contains("gave_up: 0"));
+}
+
+#[tokio::test]
+async fn what_somebody_without_the_secret_sends_is_known_by_its_signature() {
+    let seen = Arc::new(Seen::default());
+    let secrets: &'static [&'static str] = &["whsec_one"];
+    let url = endpoint(Arc::clone(&seen), secrets, 0, Ill::Refused).await;
+    let stripe = Stripe::new(world(7, now() - 20 * 86_400, 4), KEY, 7);
+    let faults = Faults { forged: Share::ALL, ..Faults::default() };
+    let mut run = Run::new(&stripe, target(url, secrets), options(faults), &|_| {}).expect("a run");
+    run.past().await.expect("it passes");
+    let (forged, events) = (seen.forged.load(Ordering::Relaxed), seen.events.lock().expect("whole"));
+    assert!(forged > 0 && forged as usize == events.len(), "one for each: {forged} of {}", events.len());
+    assert!(events.values().all(|times| *times == 1) && events.keys().all(|id| id.len() == "evt_1".len() + 23));
+    assert!(format!("{run:?}").contains("forged_taken: 0"));
 }

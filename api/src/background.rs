@@ -34,7 +34,7 @@ pub(crate) fn reconcile(app: &App, run: Begun) {
     background.tasks.spawn(async move {
         let id = run.id();
         let Ok(ended) = survived(run.run(&Progress::default(), &stop)).await else {
-            tracing::error!(reconciliation = %id, "a reconciliation panicked, which is a bug in Trueup; it is taken for dead soon");
+            tracing::error!(reconciliation = %id, after_panic = true, "a reconciliation panicked, which is a bug in Trueup; it is taken for dead soon");
             return;
         };
         let report = match ended {

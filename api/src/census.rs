@@ -54,7 +54,11 @@ pub(crate) async fn run(db: Db, catalog: Arc<Catalog>, metrics: Arc<Metrics>, en
 
 fn told(census: Census) -> Counted {
     Counted {
-        users: census.users.into_iter().map(|group| (group.tier, UserStatus::named(&group.status), group.users)).collect(),
+        users: census
+            .users
+            .into_iter()
+            .map(|group| (group.tier, UserStatus::named(&group.status), group.users))
+            .collect(),
         subscriptions: census
             .subscriptions
             .into_iter()

@@ -34,8 +34,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::Token,
     assemble::{Assembled, assemble, name},
+    census,
     config::Config,
-    census, http, jobs, scrape,
+    http, jobs, scrape,
     server::{
         Limits, Server, files,
         tls::{self, Hangup, Tls, TlsError},
@@ -212,6 +213,7 @@ async fn serve(
             tokio::spawn(async move {
                 if survived(projecting).await.is_err() {
                     tracing::error!(
+                        after_panic = true,
                         "deriving users' tiers anew panicked, which is a bug in Trueup; it begins again at the next start"
                     );
                 }
@@ -252,6 +254,7 @@ async fn serve(
         tokio::spawn(async move {
             if survived(fresh).await.is_err() {
                 tracing::error!(
+                    after_panic = true,
                     "looking at the certificate panicked, which is a bug in Trueup; start again to use a new one"
                 );
             }

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Sees to it that a task's work goes on until it ends by itself: after a panic it begins anew.
 pub async fn supervised<F: Future<Output = ()>>(what: &'static str, mut work: impl FnMut() -> F) {
     while survived(work()).await.is_err() {
-        tracing::error!(task = what, "a task panicked, which is a bug in Trueup; it begins anew");
+        tracing::error!(task = what, after_panic = true, "a task panicked, which is a bug in Trueup; it begins anew");
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -35,13 +35,16 @@ fn every_family_is_fed_by_the_product() {
     let mut told = BTreeSet::new();
     for part in metrics.split("\nimpl Metrics {").skip(1) {
         let body = part.split("\n}\n").next().unwrap_or_default();
-        let name = |rest: &str| rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next().map(str::to_owned);
+        let name =
+            |rest: &str| rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next().map(str::to_owned);
         told.extend(body.split("\n    pub fn ").skip(1).filter_map(name));
     }
     READ.iter().for_each(|name| _ = told.remove(*name));
     assert!(told.len() > 30, "the methods of `Metrics` were found: {told:?}");
     let api = product("api/src");
-    let unfed: Vec<_> =
-        told.iter().filter(|name| !api.contains(&format!(".{name}(")) && !metrics.contains(&format!("self.{name}("))).collect();
+    let unfed: Vec<_> = told
+        .iter()
+        .filter(|name| !api.contains(&format!(".{name}(")) && !metrics.contains(&format!("self.{name}(")))
+        .collect();
     assert!(unfed.is_empty(), "nobody in api/src tells metrics of {unfed:?}");
 }

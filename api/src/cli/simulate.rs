@@ -11,8 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Usage,
-    output,
+    Usage, output,
     own_server::{Commands, OwnServer, Wanted, stop_on_signal},
     simulate_report::{Bar, print, print_replayed},
 };

@@ -86,7 +86,8 @@ pub(super) fn print(report: &Report) -> Result<()> {
     row("recovered", figure, told);
     if let Some(dry) = &report.dry_run {
         let drifts: u64 = dry.by_kind.values().sum();
-        let told = format!("{}; {} differences untold, {} unfounded", dry.outcome, dry.untold.len(), dry.unfounded.len());
+        let told =
+            format!("{}; {} differences untold, {} unfounded", dry.outcome, dry.untold.len(), dry.unfounded.len());
         row("found by a dry run", drifts.to_string(), told);
     }
     let (figure, told) = job(&report.reconciliation, report.repaired);

@@ -27,7 +27,11 @@ pub(super) fn sentry<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>, 
         Ok(_) => Some(Secret(given.text)),
         Err(_) => {
             // Its words may quote the key.
-            source.wrong(&given, "is no DSN of Sentry", "copy it from the project's settings, like https://key@host/project");
+            source.wrong(
+                &given,
+                "is no DSN of Sentry",
+                "copy it from the project's settings, like https://key@host/project",
+            );
             None
         }
     });
@@ -53,7 +57,9 @@ fn name<E: Fn(&str) -> Option<String>>(
 ) -> Option<String> {
     let given = source.get(key)?;
     if given.text.chars().count() > longest || given.text.contains(forbidden) || given.text == "None" {
-        let right = format!("write a name of at most {longest} characters without line breaks and slashes, and other than None");
+        let right = format!(
+            "write a name of at most {longest} characters without line breaks and slashes, and other than None"
+        );
         source.wrong(&given, "is no name that Sentry takes", right);
         return None;
     }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use billing::{
     event,
     inbox::{Arrival, Inbox, InboxOptions},
-    processor::{Processor, ProcessorOptions},
+    processor::{Outcome, Processor, ProcessorOptions},
     progress::Progress,
     samples,
     signature::{Tolerance, WebhookSecret, sign},
@@ -20,7 +20,10 @@ use billing::{
 };
 use chrono::Utc;
 use metrics::Metrics;
-use poem::{Endpoint as _, EndpointExt as _, Request, Response, Route, Server, endpoint::make, handler, listener::TcpAcceptor, post, web::Data};
+use poem::{
+    Endpoint as _, EndpointExt as _, Request, Response, Route, Server, endpoint::make, handler, listener::TcpAcceptor,
+    post, web::Data,
+};
 use scheduler::{EngineOptions, Job, JobContext, JobError, JobSettings, JobSpec, Missed, Registry, run_here};
 use serde_json::Value;
 use testkit::{Kind, TestDb};
@@ -28,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Document, RouteTable, observe};
 use crate::{
+    app::Edge,
     config::Config,
     jobs::{self, Ground},
     telemetry,
@@ -130,11 +134,13 @@ async fn panicking() {
     let reports = telemetry::server(&config, &metrics).unwrap().expect("there is a DSN");
 
     // A request.
-    let table = Arc::new(RouteTable::of::<Document>());
-    let told = Arc::clone(&metrics);
-    let endpoint = make(|_| async { if Utc::now().timestamp() > 0 { panic!("over {NOBODYS}") } else { Ok::<_, poem::Error>(Response::default()) } })
-        .around(|endpoint, request| observe::protect(observe::PATIENCE, endpoint, request))
-        .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&table), Arc::clone(&told)));
+    let table = RouteTable::of::<Document>();
+    let around = Arc::new(observe::Around { table, metrics: Arc::clone(&metrics), edge: Edge::default() });
+    let endpoint = make(|_| async {
+        if Utc::now().timestamp() > 0 { panic!("over {NOBODYS}") } else { Ok::<_, poem::Error>(Response::default()) }
+    })
+    .around(|endpoint, request| observe::protect(observe::PATIENCE, endpoint, request))
+    .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&around)));
     let request = Request::builder().uri_str("/api/v1/users/7").finish();
     let response = endpoint.get_response(request).await;
     assert_eq!(response.status().as_u16(), 500);
@@ -145,15 +151,18 @@ async fn panicking() {
     let (catalog, policy) = (Arc::new(config.catalog.clone()), Arc::new(config.policy.clone()));
     let stripe: Arc<dyn Stripe> = Arc::new(Stumbling);
     let processor = Processor::new(db.clone(), catalog, policy, ProcessorOptions::default(), Some(stripe));
-    let tools = jobs::tools(&config, Ground {
-        stripe: None,
-        processor: processor.clone(),
-        passes: Arc::new(|_| {}),
-        nudge: Arc::default(),
-        mailer: None,
-        metrics: Arc::clone(&metrics),
-        feed: None,
-    });
+    let tools = jobs::tools(
+        &config,
+        Ground {
+            stripe: None,
+            processor: processor.clone(),
+            passes: Arc::new(|_| {}),
+            nudge: Arc::default(),
+            mailer: None,
+            metrics: Arc::clone(&metrics),
+            feed: None,
+        },
+    );
     let registry = Registry::new(vec![Box::new(Stumble)], JobSettings::of);
     let (stop, planned) = (CancellationToken::new(), registry.find("stumble").unwrap());
     let run = run_here(&db, planned, tools, &EngineOptions::default(), &stop, Progress::default()).await.unwrap();
@@ -166,10 +175,12 @@ async fn panicking() {
     let secret = WebhookSecret::parse("whsec_test").unwrap();
     let signature = sign(&secret, Utc::now().timestamp(), thin.as_bytes());
     let verified =
-        event::verify(thin.as_bytes(), Some(signature.as_bytes()), &[secret], Utc::now(), Tolerance::default()).unwrap();
+        event::verify(thin.as_bytes(), Some(signature.as_bytes()), &[secret], Utc::now(), Tolerance::default())
+            .unwrap();
     inbox.receive(verified, Arrival::Apply).await.unwrap();
-    let run = tokio::spawn(async move { processor.run_once(&CancellationToken::new()).await });
-    assert!(run.await.is_err_and(|error| error.is_panic()));
+    // It costs the event an attempt, and nobody else anything.
+    let pass = processor.run_once(&CancellationToken::new()).await.unwrap();
+    assert_eq!(pass.outcomes.get(&Outcome::Retried), Some(&1), "{pass:?}");
 
     let panics = metrics.render().lines().find(|line| line.starts_with("trueup_panics_total")).unwrap().to_owned();
     #[expect(clippy::print_stderr, reason = "the parent reads it")]

@@ -61,7 +61,8 @@ impl RouteTable {
         let same = |(ours, theirs): (&str, &str)| ours == theirs || (ours.starts_with('{') && !theirs.is_empty());
         // What stands there in so many words goes before what takes any.
         let matching = |route: &&Route| {
-            route.label.split('/').count() == path.split('/').count() && route.label.split('/').zip(path.split('/')).all(same)
+            route.label.split('/').count() == path.split('/').count()
+                && route.label.split('/').zip(path.split('/')).all(same)
         };
         let found = self.0.iter().filter(matching).min_by_key(|route| route.label.matches('{').count());
         found.map_or(OTHER, |route| &route.label)

@@ -12,8 +12,7 @@ use billing::{
     db::{Db, DbNews, DbObserver, Fault},
     inbox::records,
     mail::outbox,
-    reconcile,
-    usage,
+    reconcile, usage,
 };
 use metrics::{
     InboxDepth, Metrics, Pool,

@@ -22,8 +22,15 @@ fn tell(panic: &PanicHookInfo<'_>) {
     let current = thread::current();
     let thread = current.name().unwrap_or("unnamed");
     // What was put together while the program ran may hold anything, a payload among it; what stands in the source may not.
-    let said = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("what it says may hold data and is left out");
+    let said =
+        panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("what it says may hold data and is left out");
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    tracing::error!(panic = location, said, thread, backtrace, "a panic, which is a mistake in Trueup; please report it");
+    tracing::error!(
+        panic = location,
+        said,
+        thread,
+        backtrace,
+        "a panic, which is a mistake in Trueup; please report it"
+    );
 }

@@ -115,7 +115,10 @@ fn every_command_line_in_the_documents_is_one_that_trueup_takes() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     for expected in ["check", "jobs", "recover", "reconcile", "trigger", "users", "webhooks"] {
-        assert!(taken.contains(expected), "no document speaks of `trueup {expected}`: is it still read as it is written? {taken:?}");
+        assert!(
+            taken.contains(expected),
+            "no document speaks of `trueup {expected}`: is it still read as it is written? {taken:?}"
+        );
     }
 }
 

@@ -87,7 +87,9 @@ async fn while_the_database_is_away_webhooks_get_503_in_time_and_afterwards_all_
     for part in ["inbox", "usage", "jobs"] {
         assert!(metrics.contains(&format!("\ntrueup_scrape_part_up{{part=\"{part}\"}} 0\n")), "{part}:\n{metrics}");
     }
-    for gone in ["trueup_inbox_events", "trueup_usage_windows_overdue", "trueup_job_paused", "trueup_reconcile_last_complete"] {
+    for gone in
+        ["trueup_inbox_events", "trueup_usage_windows_overdue", "trueup_job_paused", "trueup_reconcile_last_complete"]
+    {
         assert!(!metrics.contains(gone), "{gone} is told as if it were known");
     }
     let failed = |kind: &str| metrics.contains(&format!("\ntrueup_database_query_errors_total{{kind=\"{kind}\"}} 0\n"));

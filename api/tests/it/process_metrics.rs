@@ -119,8 +119,11 @@ async fn a_part_that_does_not_answer_is_left_out_in_time_and_is_asked_once_howev
     }
     let database = TestDb::migrated(Kind::Postgres).await;
     let folder = tempfile::tempdir().unwrap();
-    let running =
-        Running::start(folder.path(), &[("DATABASE_URL", database.url())], &["serve", "--no-processor", "--no-scheduler"]);
+    let running = Running::start(
+        folder.path(),
+        &[("DATABASE_URL", database.url())],
+        &["serve", "--no-processor", "--no-scheduler"],
+    );
     let caller = Caller::new(&running.url().await, &folder.path().join("data"));
     let text = scrape(&caller).await;
     assert!(shows(&text, "trueup_inbox_events{status=\"pending\"} 0"), "{text}");
@@ -141,12 +144,15 @@ async fn a_part_that_does_not_answer_is_left_out_in_time_and_is_asked_once_howev
             assert!(shows(&text, &format!("trueup_scrape_part_up{{part=\"{part}\"}} 1")), "{part}:\n{text}");
         }
     }
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let row = other.query_one_raw(Statement::from_string(other.get_database_backend(), waiting)).await.unwrap().unwrap();
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let row =
+        other.query_one_raw(Statement::from_string(other.get_database_backend(), waiting)).await.unwrap().unwrap();
     assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), 1, "every scrape asked again");
     lock.rollback().await.unwrap();
     scraped(&caller, |text| {
-        shows(text, "trueup_scrape_part_up{part=\"inbox\"} 1") && shows(text, "trueup_inbox_events{status=\"pending\"} 0")
+        shows(text, "trueup_scrape_part_up{part=\"inbox\"} 1")
+            && shows(text, "trueup_inbox_events{status=\"pending\"} 0")
     })
     .await;
     running.stop().await;

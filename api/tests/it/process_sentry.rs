@@ -126,15 +126,24 @@ async fn each_distinct_failure_is_one_report_however_many_events_attempts_replic
             assert_eq!((&event["environment"], &event["level"]), (&json!("proof"), &json!("error")));
             assert!(event["tags"]["event_id"].as_str().unwrap().starts_with("evt_"), "{event}");
             assert_eq!(event["tags"]["kind"], "database");
-            assert_eq!((&event["fingerprint"][0], event["fingerprint"].as_array().unwrap().len()), (&json!("event"), 2));
-            let steps: Vec<&str> =
-                event["breadcrumbs"]["values"].as_array().unwrap().iter().filter_map(|step| step["message"].as_str()).collect();
+            assert_eq!(
+                (&event["fingerprint"][0], event["fingerprint"].as_array().unwrap().len()),
+                (&json!("event"), 2)
+            );
+            let steps: Vec<&str> = event["breadcrumbs"]["values"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(|step| step["message"].as_str())
+                .collect();
             for step in ["claimed", "loaded what they touch"] {
                 assert!(steps.contains(&step), "{step}: {steps:?}");
             }
         }
         let text = sentry.text();
-        for kept in ["4242424242424242", "example.com", SECRETS[0].1, SECRETS[1].1, SECRETS[2].1, "postgres://", "cus_1"] {
+        for kept in
+            ["4242424242424242", "example.com", SECRETS[0].1, SECRETS[1].1, SECRETS[2].1, "postgres://", "cus_1"]
+        {
             assert!(!text.contains(kept), "{kept}: {text}");
         }
     }
@@ -151,7 +160,8 @@ async fn a_request_that_fails_is_reported_once_with_its_route_and_its_id() {
     let (running, caller) = server(folder.path(), &database, &sentry.dsn, &[]).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        let request = caller.http.put(format!("{}/api/v1/users/{}", caller.url, Uuid::new_v4())).bearer_auth(SECRETS[1].1);
+        let request =
+            caller.http.put(format!("{}/api/v1/users/{}", caller.url, Uuid::new_v4())).bearer_auth(SECRETS[1].1);
         let response = request.json(&json!({ "email": "ann.lee@example.com" })).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         ids.push(response.headers()["x-request-id"].to_str().unwrap().to_owned());

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use poem::{Endpoint, Request, Response, Server, listener::TcpAcceptor, post, Route};
+use poem::{Endpoint, Request, Response, Route, Server, listener::TcpAcceptor, post};
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 

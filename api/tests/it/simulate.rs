@@ -88,15 +88,22 @@ fn with_a_key_events_of_one_second_leave_nothing_open() {
 }
 
 #[test]
-fn what_was_lost_is_recovered_as_far_as_stripe_remembers_and_the_rest_is_what_a_dry_run_tells_and_a_reconciliation_repairs() {
+fn what_was_lost_is_recovered_as_far_as_stripe_remembers_and_the_rest_is_what_a_dry_run_tells_and_a_reconciliation_repairs()
+ {
     on_each(|database| async move {
         let words = "--customers 25 --days 90 --drop 20% --duplicate 5% --reorder 10% --forged 5% --seed 4";
         let (code, report) = simulate(&database, words).await;
         assert_eq!((&report["differences"], code), (&Value::Array(Vec::new()), Some(0)), "{report}");
         assert!(number(&report, "recovered") > 0 && number(&report, "repaired") > 0, "{report}");
-        assert!(number(&report, "differences_after_webhooks") > number(&report, "differences_after_recovery"), "{report}");
+        assert!(
+            number(&report, "differences_after_webhooks") > number(&report, "differences_after_recovery"),
+            "{report}"
+        );
         let dry = &report["dry_run"];
-        assert!(dry["by_kind"]["missing"].as_u64() > Some(0) && dry["by_kind"]["differs"].as_u64() > Some(0), "{report}");
+        assert!(
+            dry["by_kind"]["missing"].as_u64() > Some(0) && dry["by_kind"]["differs"].as_u64() > Some(0),
+            "{report}"
+        );
         assert_eq!((set(&dry["untold"]), set(&dry["unfounded"])), (BTreeSet::new(), BTreeSet::new()), "{report}");
         assert!(number(&report, "forged") > 0, "{report}");
         assert_eq!(number(&report, "forged_taken"), 0, "{report}");
@@ -106,7 +113,8 @@ fn what_was_lost_is_recovered_as_far_as_stripe_remembers_and_the_rest_is_what_a_
 #[tokio::test]
 async fn while_the_api_limits_fails_and_hangs_everything_is_repaired_all_the_same() {
     let database = TestDb::empty(Kind::Sqlite).await;
-    let words = "--customers 15 --days 60 --drop 20% --bursts 50% --api-limits 8% --api-errors 4% --api-hangs 2% --seed 9";
+    let words =
+        "--customers 15 --days 60 --drop 20% --bursts 50% --api-limits 8% --api-errors 4% --api-hangs 2% --seed 9";
     let (code, report) = simulate(&database, words).await;
     assert_eq!((&report["differences"], code), (&Value::Array(Vec::new()), Some(0)), "{report}");
     assert_eq!(report["recovery"]["outcome"], "succeeded", "{report}");

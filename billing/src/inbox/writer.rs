@@ -268,6 +268,7 @@ impl Writer {
             if survived(self.store(batch)).await.is_err() {
                 tracing::error!(
                     events = size,
+                    after_panic = true,
                     "storing webhooks panicked, which is a bug in Trueup; Stripe sends them again"
                 );
             }

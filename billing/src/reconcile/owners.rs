@@ -115,7 +115,8 @@ impl Run<'_> {
         }
         let tx = db.write().await?;
         let updated_at = clock(&*tx).await?;
-        let row = stripe_cursors::Model { name: CURSOR.to_owned(), last_event_id: after, last_created: None, updated_at };
+        let row =
+            stripe_cursors::Model { name: CURSOR.to_owned(), last_event_id: after, last_created: None, updated_at };
         upsert::<stripe_cursors::Entity>(&*tx, &[row], OnConflict::Replace).await?;
         tx.commit().await
     }
@@ -186,7 +187,8 @@ impl Run<'_> {
 
     fn stop_asking(&self, asking: &mut Asking, error: &StripeError) {
         asking.answers = false;
-        let note = format!("not every customer and checkout of a subscription that is nobody's could be asked for: {error}");
+        let note =
+            format!("not every customer and checkout of a subscription that is nobody's could be asked for: {error}");
         self.ledger.report(|report| report.notes.push(note));
     }
 

@@ -205,7 +205,8 @@ fn the_checkout_that_sold_a_subscription_tells_whose_it_is_when_its_event_is_los
         r.desk.put(buyer, "ada@example.com").await;
         r.desk.put(former, "bob@example.com").await;
         // Both pay under another address, so that only the checkout ties them.
-        let pays_as = |number: u32| CustomerSample::new(format!("cus_{number}"), format!("payer{number}@example.org"), NOW);
+        let pays_as =
+            |number: u32| CustomerSample::new(format!("cus_{number}"), format!("payer{number}@example.org"), NOW);
         for number in 1..=4 {
             r.stripe.customer(pays_as(number).render(ApiVersion::LATEST));
         }
@@ -254,7 +255,11 @@ fn a_key_that_may_not_read_checkouts_is_told_and_everything_else_is_repaired() {
         r.stripe.fail("checkouts of sub_2", no_permission("checkout sessions"));
         let applied = r.succeeds(APPLY).await;
         assert_eq!(r.desk.standing(user).await, "pro active access");
-        assert!(applied.notes.iter().any(|note| note.contains("may not read checkout sessions")), "{:?}", applied.notes);
+        assert!(
+            applied.notes.iter().any(|note| note.contains("may not read checkout sessions")),
+            "{:?}",
+            applied.notes
+        );
         let asked: Vec<String> = r.stripe.log().into_iter().filter(|call| call.starts_with("checkouts ")).collect();
         assert_eq!(asked, ["checkouts of sub_2"], "no other try helps");
         r.desk.close().await;

@@ -50,7 +50,9 @@ pub(super) fn of(line: &tracing::Event<'_>, around: Vec<Trail>) -> (Event<'stati
         (None, Some(fingerprint)) => vec!["event".to_owned(), fingerprint],
         (None, None) => vec![message.clone(), metadata.target().to_owned(), tag("job"), tag("route")],
     };
-    let error = panic.as_ref().map_or_else(|| field("error"), |at| Some(format!("{} at {at}", field("said").unwrap_or_default())));
+    let error = panic
+        .as_ref()
+        .map_or_else(|| field("error"), |at| Some(format!("{} at {at}", field("said").unwrap_or_default())));
     let exception = error.map(|value| Exception {
         ty: if panic.is_some() { "panic".to_owned() } else { message.clone() },
         value: Some(value),

@@ -45,9 +45,8 @@ mod tests {
     fn one_cause_is_told_once_an_hour_and_others_are_told_beside_it() {
         let limit = Limit::default();
         let start = Instant::now();
-        let told = |cause: &str, minutes: u64| {
-            limit.admits_at(&[Cow::Borrowed(cause)], start + Duration::from_mins(minutes))
-        };
+        let told =
+            |cause: &str, minutes: u64| limit.admits_at(&[Cow::Borrowed(cause)], start + Duration::from_mins(minutes));
         assert!(told("a", 0));
         assert!(!told("a", 1));
         assert!(told("b", 1));

@@ -65,7 +65,9 @@ fn scrubbed(text: &str) -> String {
     let text = without_json(text);
     let text = without_quotes(text);
     let mut out = String::with_capacity(text.len());
-    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | ';' | '(' | ')' | '<' | '>' | '[' | ']' | '=' | '|');
+    let ends = |c: char| {
+        c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | ';' | '(' | ')' | '<' | '>' | '[' | ']' | '=' | '|')
+    };
     for piece in text.split_inclusive(ends) {
         let word = piece.trim_end_matches(ends);
         out.push_str(&word_of(word));
@@ -120,7 +122,8 @@ fn word_of(word: &str) -> Cow<'_, str> {
 fn may_be_token(word: &str) -> bool {
     let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     let mixed = word.contains(|c: char| c.is_ascii_digit()) && word.contains(|c: char| c.is_ascii_alphabetic());
-    let is_id = uuid::Uuid::parse_str(word).is_ok() || word.split_once('_').is_some_and(|(begin, _)| (2..=6).contains(&begin.len()));
+    let is_id = uuid::Uuid::parse_str(word).is_ok()
+        || word.split_once('_').is_some_and(|(begin, _)| (2..=6).contains(&begin.len()));
     word.len() >= 32 && plain && mixed && !is_id
 }
 
@@ -136,14 +139,20 @@ mod tests {
     #[test]
     fn addresses_secrets_and_payloads_are_left_out_of_any_text() {
         for (given, left) in [
-            ("Key (lower(email))=(ann.lee@example.com) already exists", "Key (lower(email))=([address]) already exists"),
+            (
+                "Key (lower(email))=(ann.lee@example.com) already exists",
+                "Key (lower(email))=([address]) already exists",
+            ),
             ("cannot reach postgres://trueup:hunter2@db:5432/x", "cannot reach postgres://…@db:5432/x"),
             ("refused sk_live_51abc, asked with whsec_x", "refused [secret], asked with [secret]"),
             ("token 4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c refused", "token [secret] refused"),
             (r#"cannot read {"id":"evt_1","email":"a@b.c"} at all"#, "cannot read"),
             (r#"invalid input for json: "Ann Lee, 5 High Street""#, r#"invalid input for json: "…""#),
             (r#"duplicate key violates "users_email_key""#, r#"duplicate key violates "users_email_key""#),
-            ("event evt_1NG8Du2eZvKYlo2CUI79vXWy of job 018f9a4e-7f9b-7c7e-9a3b-0123456789ab", "event evt_1NG8Du2eZvKYlo2CUI79vXWy of job 018f9a4e-7f9b-7c7e-9a3b-0123456789ab"),
+            (
+                "event evt_1NG8Du2eZvKYlo2CUI79vXWy of job 018f9a4e-7f9b-7c7e-9a3b-0123456789ab",
+                "event evt_1NG8Du2eZvKYlo2CUI79vXWy of job 018f9a4e-7f9b-7c7e-9a3b-0123456789ab",
+            ),
         ] {
             assert_eq!(scrubbed(given), left);
         }
@@ -158,8 +167,12 @@ mod tests {
             message: Some(address.into()),
             tags: Map::from_iter([("x".to_owned(), address.to_owned())]),
             extra: values(),
-            exception: Values { values: vec![Exception { ty: address.into(), value: Some(address.into()), ..Exception::default() }] },
-            breadcrumbs: Values { values: vec![Breadcrumb { message: Some(address.into()), data: values(), ..Breadcrumb::default() }] },
+            exception: Values {
+                values: vec![Exception { ty: address.into(), value: Some(address.into()), ..Exception::default() }],
+            },
+            breadcrumbs: Values {
+                values: vec![Breadcrumb { message: Some(address.into()), data: values(), ..Breadcrumb::default() }],
+            },
             ..Event::default()
         };
         let sent = serde_json::to_string(&event(told)).expect("an event is JSON");

@@ -45,7 +45,10 @@ fn every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() {
         for part in ["**Means** ", "**Look**", "**Do**"] {
             assert!(body.contains(part), "{heading}: {part}");
         }
-        assert!(text.contains(&format!("[{heading}](#{})", heading.to_lowercase())), "the list of entries lacks {heading}");
+        assert!(
+            text.contains(&format!("[{heading}](#{})", heading.to_lowercase())),
+            "the list of entries lacks {heading}"
+        );
     }
 }
 

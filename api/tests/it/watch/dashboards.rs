@@ -12,7 +12,8 @@ use crate::docs::{anchors, root};
 /// Every call of the HTTP interface, as the server's own page addresses it.
 fn calls() -> BTreeSet<String> {
     let document: Value = serde_json::from_str(&api::http::openapi_spec()).unwrap();
-    let operations = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
     let call = |operation: &Value| {
         let (tag, id) = (operation["tags"][0].as_str()?, operation["operationId"].as_str()?);
         Some(format!("{tag}/{id}"))
@@ -65,7 +66,10 @@ fn every_panel_says_what_it_shows_and_in_which_unit_and_has_a_place_of_its_own()
                 continue;
             }
             assert!(titles.insert(title), "{file}: {title} stands twice");
-            assert!(panel["description"].as_str().is_some_and(|text| text.ends_with('.')), "{file}: {title}: what is it?");
+            assert!(
+                panel["description"].as_str().is_some_and(|text| text.ends_with('.')),
+                "{file}: {title}: what is it?"
+            );
             assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{file}: {title}: in which unit?");
             let targets = panel["targets"].as_array().unwrap();
             assert!(!targets.is_empty(), "{file}: {title} asks for nothing");
@@ -75,8 +79,12 @@ fn every_panel_says_what_it_shows_and_in_which_unit_and_has_a_place_of_its_own()
                 assert_eq!(target["datasource"]["uid"], "${datasource}", "{file}: {title}");
             }
         }
-        let variables: Vec<&str> =
-            dashboard["templating"]["list"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+        let variables: Vec<&str> = dashboard["templating"]["list"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["name"].as_str().unwrap())
+            .collect();
         assert_eq!(variables, ["datasource", "namespace", "job", "instance", "runbook", "trueup"], "{file}");
     }
     assert_eq!(uids.len(), 3);

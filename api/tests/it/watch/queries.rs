@@ -93,16 +93,22 @@ pub(crate) fn of_dashboards() -> Vec<Query> {
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         for panel in panels(&dashboard) {
             let targets = panel["targets"].as_array().cloned().unwrap_or_default();
-            queries.extend(targets.iter().map(|target| {
-                Query::new(format!("{file}: {}", text(&panel["title"])), &text(&target["expr"]))
-            }));
+            queries.extend(
+                targets
+                    .iter()
+                    .map(|target| Query::new(format!("{file}: {}", text(&panel["title"])), &text(&target["expr"]))),
+            );
         }
         for annotation in dashboard["annotations"]["list"].as_array().into_iter().flatten() {
-            queries.push(Query::new(format!("{file}: annotation {}", text(&annotation["name"])), &text(&annotation["expr"])));
+            queries.push(Query::new(
+                format!("{file}: annotation {}", text(&annotation["name"])),
+                &text(&annotation["expr"]),
+            ));
         }
         for variable in dashboard["templating"]["list"].as_array().into_iter().flatten() {
             if let Some((metric, label)) = label_values(&text(&variable["definition"])) {
-                queries.push(Query::new(format!("{file}: variable {label}"), &format!("count by ({label}) ({metric})")));
+                queries
+                    .push(Query::new(format!("{file}: variable {label}"), &format!("count by ({label}) ({metric})")));
             }
         }
     }

@@ -112,7 +112,8 @@ fn every_series_that_rules_and_dashboards_ask_for_is_exported_with_those_labels_
                 match labels.get(&matcher.name) {
                     None => mistakes.push(format!("{}: {name} has no label {}", query.place, matcher.name)),
                     Some(Some(values)) => {
-                        mistakes.extend(wrong(matcher, values).map(|wrong| format!("{}: {name}: {wrong}", query.place)));
+                        mistakes
+                            .extend(wrong(matcher, values).map(|wrong| format!("{}: {name}: {wrong}", query.place)));
                     }
                     Some(None) => {}
                 }
@@ -170,19 +171,24 @@ fn every_family_is_shown_or_alerted_on_or_listed_with_the_reason_why_not() {
         .chain(of_dashboards())
         .flat_map(|query| query.asked().selected.into_iter().map(|(name, _)| name))
         .collect();
-    let families: BTreeMap<String, Family> = families().into_iter().map(|family| (family.name.clone(), family)).collect();
+    let families: BTreeMap<String, Family> =
+        families().into_iter().map(|family| (family.name.clone(), family)).collect();
     let mut mistakes = Vec::new();
     for (name, family) in &families {
         let parts: &[&str] = if family.kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
         let watched = parts.iter().any(|part| asked.contains(&format!("{name}{part}")));
         match (watched, unwatched.get(name)) {
-            (false, None) => mistakes.push(format!("{name}: nobody looks at it: show it, or say why not in deploy/unwatched.toml")),
+            (false, None) => {
+                mistakes.push(format!("{name}: nobody looks at it: show it, or say why not in deploy/unwatched.toml"))
+            }
             (true, Some(_)) => mistakes.push(format!("{name}: it is looked at; deploy/unwatched.toml says otherwise")),
             (false, Some(reason)) if reason.len() < 20 => mistakes.push(format!("{name}: what is the reason?")),
             _ => {}
         }
     }
-    mistakes.extend(unwatched.keys().filter(|name| !families.contains_key(*name)).map(|name| format!("{name}: there is none")));
+    mistakes.extend(
+        unwatched.keys().filter(|name| !families.contains_key(*name)).map(|name| format!("{name}: there is none")),
+    );
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
 }
 
@@ -192,7 +198,9 @@ fn every_family_that_documents_speak_of_is_exported() {
     let mut mistakes = Vec::new();
     for (document, text) in documents() {
         let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | ':');
-        for name in text.split(|c: char| !word(c)).filter(|name| name.starts_with("trueup_") || name.starts_with("trueup:")) {
+        for name in
+            text.split(|c: char| !word(c)).filter(|name| name.starts_with("trueup_") || name.starts_with("trueup:"))
+        {
             let families = ["", "_bucket", "_sum", "_count"].map(|part| format!("{name}{part}"));
             let known = families.iter().any(|name| exported.contains_key(name));
             if !known && !NO_FAMILIES.contains(&name) && !name.ends_with(['_', ':']) {
@@ -207,7 +215,8 @@ fn every_family_that_documents_speak_of_is_exported() {
 fn every_job_has_an_age_that_its_last_success_may_have() {
     let rules = rules();
     let rule = rules.iter().find(|rule| rule.record.as_deref() == Some("trueup:job_success_allowed_age:seconds"));
-    let listed: BTreeSet<&str> = rule.unwrap().expr.split('"').filter(|text| text.contains('_') && *text != "job_name").collect();
+    let listed: BTreeSet<&str> =
+        rule.unwrap().expr.split('"').filter(|text| text.contains('_') && *text != "job_name").collect();
     let jobs: BTreeSet<&str> = jobs::all().iter().map(|job| job.spec().name).collect();
     assert_eq!(listed, jobs);
 }

@@ -27,6 +27,8 @@ class Address:
 
     def __init__(self, port):
         self.target, self.silent, self.lock, self.open = port, False, threading.Lock(), set()
+        # Connections of an era that is over are neither answered nor broken off.
+        self.era, self.over = 0, -1
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -53,16 +55,19 @@ class Address:
         with self.lock:
             self.open |= {near, far}
         for one, other in ((near, far), (far, near)):
-            threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+            threading.Thread(target=self._pump, args=(one, other, self.era), daemon=True).start()
 
-    def _pump(self, one, other):
+    def _pump(self, one, other, era):
         try:
             while data := one.recv(65536):
-                while self.silent:
+                while self.silent and era > self.over:
                     time.sleep(0.01)
-                other.sendall(data)
+                if era > self.over:
+                    other.sendall(data)
         except OSError:
             pass
+        if era <= self.over:
+            return
         for end in (one, other):
             try:
                 end.shutdown(socket.SHUT_RDWR)
@@ -80,9 +85,17 @@ class Address:
             except OSError:
                 pass
 
-    def say_nothing(self, silent):
+    def fall_silent(self):
         with self.lock:
-            self.silent = silent
+            self.silent = True
+
+    def speak(self, again):
+        """From now on the address answers; what was open before goes on only where `again`."""
+        with self.lock:
+            self.silent = False
+            if not again:
+                self.over = self.era
+            self.era += 1
 
 
 class Webhooks:
@@ -243,14 +256,16 @@ def play(on, sql, until, address, server):
     again = taken_again(moved, "the failover", 30)
     time.sleep(on.seconds)
 
-    # 2. Silence.
-    address.say_nothing(True)
-    silent = time.monotonic()
-    time.sleep(8)
-    address.say_nothing(False)
-    heard = time.monotonic()
-    back = taken_again(heard, "the silence", 30)
-    time.sleep(on.seconds)
+    # 2. Silence, after which all goes on; and 3., after which only new connections do.
+    quiet = []
+    for again_open in (True, False):
+        address.fall_silent()
+        silent = time.monotonic()
+        time.sleep(8)
+        address.speak(again_open)
+        heard = time.monotonic()
+        quiet.append((silent, heard, taken_again(heard, "the silence", 60)))
+        time.sleep(on.seconds)
     jobs_since = sql(on.standby, "SELECT clock_timestamp()")
     webhooks.end()
 
@@ -276,7 +291,8 @@ def play(on, sql, until, address, server):
 
     statuses = Counter(status for _, _, status in webhooks.answers)
     set(statuses) <= {200, 503} or fail(f"answers other than 200 and 503: {statuses}")
-    for what, since, to in (("primary was gone", killed, moved), ("address was silent", silent, heard)):
+    silences = [("address was silent", silent, heard) for silent, heard, _ in quiet]
+    for what, since, to in [("primary was gone", killed, moved), *silences]:
         any(since < at < to and status == 503 for at, _, status in webhooks.answers) or fail(f"nothing was answered 503 while the {what}")
     longest = max(took for _, took, _ in webhooks.answers)
     longest < LONGEST_ANSWER or fail(f"an answer took {longest:.1f} s")
@@ -284,7 +300,8 @@ def play(on, sql, until, address, server):
     print(f"{len(ids)} webhooks acknowledged, {len(at_promotion)} of them before the standby was promoted; {statuses[503]} answers were 503; none lost, none twice in effect")
     print(f"killed and promoted: {again - killed:.1f} s from the kill to the first webhook taken again, {promoted - killed:.1f} s of them until the standby was promoted")
     print(f"                     {again - moved:.2f} s from the address's move")
-    print(f"silent for {heard - silent:.1f} s: {back - heard:.2f} s from its end to the first webhook taken again")
+    for (silent, heard, back), what in zip(quiet, ("what was open goes on", "what was open is never answered")):
+        print(f"silent for {heard - silent:.1f} s, {what}: {back - heard:.2f} s from its end to the first webhook taken again")
     print(f"longest answer {longest:.2f} s; the same process throughout, ready in the end")
 
 

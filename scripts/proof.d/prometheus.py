@@ -191,7 +191,8 @@ def world(folder, processes):
 
 def trouble(urls, users):
     """What the simulated customers do not do themselves: uses, forgeries, strangers."""
-    for number, user in enumerate(users):
+    # Somebody new each time, so that some uses are counted and others are over the limit.
+    for number, user in enumerate([*users, str(uuid.uuid4())]):
         call(urls[number % 2], "PUT", f"/api/v1/users/{user}", {"email": f"{user}@example.com"})
         for _ in range(4):
             call(urls[number % 2], "POST", f"/api/v1/users/{user}/usage", {"amount": 2})

@@ -23,6 +23,7 @@ mod model;
 mod moments;
 mod record;
 mod render;
+mod report;
 mod rest;
 mod rng;
 mod run;
@@ -41,8 +42,9 @@ pub use self::{
     event::Event,
     host::{HostError, JobRun, Target},
     record::RecordError,
+    report::{Replayed, Report},
     rng::{NoShare, Share},
-    run::{Progress, Recover, Replayed, Report, Run, RunError, RunOptions, replay},
+    run::{Progress, Recover, Run, RunError, RunOptions, replay},
     server::{ApiFaults, Served, Stripe},
     signature::header as signature_header,
     truth::{Standing, TrueItem, TrueSubscription, Truth},

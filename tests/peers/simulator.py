@@ -120,7 +120,11 @@ def changes(checks):
     checks.check(made.cancel_at is None, "no end at all")
     made = stripe.Subscription.modify(made.id, pause_collection={"behavior": "void"})
     checks.check(made.pause_collection.behavior == "void" and made.status == "active", "a collection is paused")
-    made = stripe.Subscription.resume(other.id) if other.status == "paused" else stripe.Subscription.cancel(made.id)
+    other = stripe.Subscription.pause(other.id)
+    checks.check(other.status == "paused", "the other one is paused", other.status)
+    other = stripe.Subscription.resume(other.id)
+    checks.check(other.status == "active", "and goes on", other.status)
+    made = stripe.Subscription.cancel(made.id)
     checks.check(made.status == "canceled" and made.ended_at is not None, "an end now")
     session = stripe.checkout.Session.create(
         mode="subscription", line_items=[{"price": prices[0].id, "quantity": 1}], client_reference_id="7",

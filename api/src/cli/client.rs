@@ -55,12 +55,20 @@ impl Answer {
 impl Server {
     /// The server at `url`, else where the configuration lets it listen.
     pub(super) fn at(url: Option<&str>, config: &Config) -> Result<Self> {
-        let url = match url {
-            Some(url) if url.contains("://") => url.to_owned(),
-            Some(host) => format!("http://{host}"),
-            None => configured(&config.listen),
-        };
-        let base = Url::parse(&url)
+        match url {
+            Some(url) if url.contains("://") => Self::new(url, false),
+            Some(host) => Self::new(&format!("http://{host}"), false),
+            None => Self::own(&config.listen, config),
+        }
+    }
+
+    /// The configured server at an address where it listens.
+    fn own(listen: &str, config: &Config) -> Result<Self> {
+        Self::new(&configured(listen, config.edge.tls.is_some()), true)
+    }
+
+    fn new(url: &str, own: bool) -> Result<Self> {
+        let base = Url::parse(url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some())
             .ok_or_else(|| {
@@ -69,11 +77,23 @@ impl Server {
         // Whoever was first has installed the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder().timeout(PATIENCE).connect_timeout(Duration::from_secs(5));
-        if base.scheme() == "http" {
+        if base.scheme() == "http" || own {
             // A proxy of the environment is for the world outside, and a small image may have no certificates.
             builder = builder.no_proxy().tls_certs_only([]);
         }
+        if own && base.scheme() == "https" {
+            // The certificate is for the name under which others come. From here it is an address of this machine, and nobody stands between.
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        }
         Ok(Self { http: builder.build().context("no HTTP client could be made")?, base })
+    }
+
+    /// Where the figures of the configured server are: at an address of their own, or beside everything else.
+    pub(super) fn figures(self, config: &Config) -> Result<Self> {
+        match &config.edge.metrics_listen {
+            Some(listen) => Self::own(listen, config),
+            None => Ok(self),
+        }
     }
 
     /// Where it is.
@@ -146,7 +166,7 @@ impl Server {
 }
 
 /// Where a server of this configuration is, seen from its own machine.
-fn configured(listen: &str) -> String {
+fn configured(listen: &str, encrypted: bool) -> String {
     let (host, port) = listen.rsplit_once(':').unwrap_or((listen, "8000"));
     let host = match host {
         "0.0.0.0" => "127.0.0.1",
@@ -154,7 +174,8 @@ fn configured(listen: &str) -> String {
         other => other,
     };
     let port = if port == "0" { "8000" } else { port };
-    format!("http://{host}:{port}")
+    let scheme = if encrypted { "https" } else { "http" };
+    format!("{scheme}://{host}:{port}")
 }
 
 /// `trueup healthcheck`
@@ -177,9 +198,10 @@ mod tests {
 
     #[test]
     fn a_server_is_looked_for_where_it_listens() {
-        assert_eq!(configured("127.0.0.1:8000"), "http://127.0.0.1:8000");
-        assert_eq!(configured("0.0.0.0:80"), "http://127.0.0.1:80");
-        assert_eq!(configured("[::]:8080"), "http://[::1]:8080");
-        assert_eq!(configured("localhost:0"), "http://localhost:8000");
+        assert_eq!(configured("127.0.0.1:8000", false), "http://127.0.0.1:8000");
+        assert_eq!(configured("0.0.0.0:80", false), "http://127.0.0.1:80");
+        assert_eq!(configured("[::]:8080", false), "http://[::1]:8080");
+        assert_eq!(configured("localhost:0", false), "http://localhost:8000");
+        assert_eq!(configured("0.0.0.0:8443", true), "https://127.0.0.1:8443");
     }
 }

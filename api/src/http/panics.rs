@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use billing::{
     event,
     inbox::{Arrival, Inbox, InboxOptions},
-    processor::{Processor, ProcessorOptions},
+    processor::{Outcome, Processor, ProcessorOptions},
     progress::Progress,
     samples,
     signature::{Tolerance, WebhookSecret, sign},
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Document, RouteTable, observe};
 use crate::{
+    app::Edge,
     config::Config,
     jobs::{self, Ground},
     telemetry,
@@ -133,13 +134,13 @@ async fn panicking() {
     let reports = telemetry::server(&config, &metrics).unwrap().expect("there is a DSN");
 
     // A request.
-    let table = Arc::new(RouteTable::of::<Document>());
-    let told = Arc::clone(&metrics);
+    let table = RouteTable::of::<Document>();
+    let around = Arc::new(observe::Around { table, metrics: Arc::clone(&metrics), edge: Edge::default() });
     let endpoint = make(|_| async {
         if Utc::now().timestamp() > 0 { panic!("over {NOBODYS}") } else { Ok::<_, poem::Error>(Response::default()) }
     })
     .around(|endpoint, request| observe::protect(observe::PATIENCE, endpoint, request))
-    .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&table), Arc::clone(&told)));
+    .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&around)));
     let request = Request::builder().uri_str("/api/v1/users/7").finish();
     let response = endpoint.get_response(request).await;
     assert_eq!(response.status().as_u16(), 500);
@@ -177,8 +178,9 @@ async fn panicking() {
         event::verify(thin.as_bytes(), Some(signature.as_bytes()), &[secret], Utc::now(), Tolerance::default())
             .unwrap();
     inbox.receive(verified, Arrival::Apply).await.unwrap();
+    // It costs the event an attempt, and nobody else anything.
     let pass = processor.run_once(&CancellationToken::new()).await.unwrap();
-    assert_eq!(pass.events(), 1, "the panic cost its event an attempt");
+    assert_eq!(pass.outcomes.get(&Outcome::Retried), Some(&1), "{pass:?}");
 
     let panics = metrics.render().lines().find(|line| line.starts_with("trueup_panics_total")).unwrap().to_owned();
     #[expect(clippy::print_stderr, reason = "the parent reads it")]

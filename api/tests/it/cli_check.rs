@@ -13,7 +13,10 @@ use testkit::{
     stripe::{Answer, FakeStripe},
 };
 
-use crate::process_harness::{Ran, Running, run};
+use crate::{
+    process_edge::Files,
+    process_harness::{Ran, Running, run},
+};
 
 const SECRET: &str = "whsec_hidden_hidden_hidden_hidden_hidden";
 const PLANS: &str = r#"
@@ -165,6 +168,7 @@ fn where_all_is_well_check_says_so_of_everything() {
         let checked = desk.check().await;
         assert_eq!(checked.code, Some(0), "{checked:#?}");
         for (area, part) in [
+            ("configuration", "nothing wrong with it"),
             ("configuration", "Stripe reaches this server at"),
             ("secrets", "signed with one secret"),
             ("database", "answers"),
@@ -314,7 +318,7 @@ async fn each_thing_that_is_broken_here_is_told_with_its_remedy() {
     desk.check_with(&live).await.tells("warn", "secrets", "may do everything with real money", "restricted key");
     // A key of one mode beside the other mode: no server would start, and every mistake is told as an item.
     let checked = desk.check_with(&[("STRIPE_LIVEMODE", "true"), ("TRUEUP_LISTEN", "nowhere")]).await;
-    assert_eq!((checked.code, checked.items.len()), (Some(2), 3), "{checked:#?}");
+    assert_eq!((checked.code, checked.items.len()), (Some(2), 2), "{checked:#?}");
     assert!(checked.items.iter().any(|item| item["what"].as_str().unwrap().contains("contradicts STRIPE_SECRET_KEY")));
 
     desk.check_with(&[("DATABASE_URL", "sqlite://elsewhere.db")]).await.tells(
@@ -336,7 +340,8 @@ async fn each_thing_that_is_broken_here_is_told_with_its_remedy() {
         "cannot be reached",
         "SENTRY_DSN",
     );
-    desk.check_with(&[("SENTRY_DSN", "http://127.0.0.1:1/7")]).await.tells("bad", "sentry", "no DSN", "copy the DSN");
+    let none = desk.check_with(&[("SENTRY_DSN", "http://127.0.0.1:1/7")]).await;
+    assert!(none.code == Some(2) && none.items[0]["what"].as_str().unwrap().contains("no DSN of Sentry"), "{none:#?}");
 
     let other = format!("{}/elsewhere", desk.sentry.url());
     let ran = desk.run(&["check", "--json", "--url", &other]).await;
@@ -373,4 +378,39 @@ async fn a_world_that_is_silent_does_not_keep_check_from_ending() {
         assert_ne!(of["state"], "ok", "{of}");
     }
     assert!(items.iter().any(|item| item["area"] == "migrations" && item["state"] == "ok"), "{told:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_encrypts_and_keeps_its_figures_elsewhere_behind_a_token_is_found_by_its_configuration() {
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut desk = Desk::new("sqlite://trueup.db").await;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let files = Files::of(desk.folder());
+    files.renew();
+    desk.variables.extend([
+        ("TRUEUP_LISTEN", free()),
+        ("TRUEUP_METRICS_LISTEN", free()),
+        ("TRUEUP_METRICS_TOKEN", "hidden_metrics_token".to_owned()),
+        ("TRUEUP_TLS_CERT", files.certificate.clone()),
+        ("TRUEUP_TLS_KEY", files.key.clone()),
+    ]);
+    let variables: Vec<(&str, &str)> = desk.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Running::start(desk.folder(), &variables, &["serve"]);
+    server.line_with(" listens on https://").await;
+    let healthy = desk.run(&["healthcheck"]).await;
+    assert!(healthy.code == Some(0) && healthy.out.contains("\"ready\": true"), "{healthy:?}");
+    let told = |ran: Ran| serde_json::from_str::<Value>(&ran.out).unwrap()["items"].as_array().unwrap().clone();
+    let find = |items: &[Value], area: &str| items.iter().find(|item| item["area"] == area).unwrap().clone();
+    let items = told(desk.run(&["check", "--json"]).await);
+    assert_eq!(
+        (find(&items, "server")["state"].clone(), find(&items, "metrics")["state"].clone()),
+        (json!("ok"), json!("ok"))
+    );
+    let other = [("TRUEUP_METRICS_TOKEN", "hidden_other_token_01")];
+    let items = told(desk.run_with(&other, &["check", "--json"]).await);
+    let refused = find(&items, "metrics");
+    assert!(
+        refused["state"] == "bad" && refused["remedy"].as_str().unwrap().contains("TRUEUP_METRICS_TOKEN"),
+        "{refused}"
+    );
 }

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as MissingPart;
+
 /// The folder of the whole repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -46,20 +48,20 @@ pub(crate) fn anchors(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-/// What of a document is for a shell: the lines of its code blocks, and its spans of code.
-fn code(text: &str) -> Vec<String> {
+/// What of a document is for a shell: the lines of its code blocks, to be typed, and its spans of code, which may name a command only.
+fn code(text: &str) -> Vec<(bool, String)> {
     let (mut found, mut prose, mut fenced) = (Vec::new(), String::new(), false);
     for line in text.lines() {
         if line.trim_start().starts_with("```") {
             fenced = !fenced;
         } else if fenced || line.starts_with("    ") {
-            found.push(line.trim().to_owned());
+            found.push((true, line.trim().to_owned()));
         } else {
             prose.push_str(line);
             prose.push('\n');
         }
     }
-    found.extend(prose.split('`').skip(1).step_by(2).map(|span| span.replace('\n', " ")));
+    found.extend(prose.split('`').skip(1).step_by(2).map(|span| (false, span.replace('\n', " "))));
     found
 }
 
@@ -88,26 +90,42 @@ fn command_lines(line: &str) -> Vec<Vec<String>> {
     found
 }
 
+/// True for the name of a command and nothing more; `verify|indexes` names two.
+fn names_a_command(mut command: &clap::Command, words: &[String]) -> bool {
+    for word in words {
+        let named: Option<Vec<_>> = word.split('|').map(|name| command.find_subcommand(name)).collect();
+        match named.as_deref() {
+            Some([first, ..]) => command = first,
+            _ => return false,
+        }
+    }
+    true
+}
+
 #[test]
 fn every_command_line_in_the_documents_is_one_that_trueup_takes() {
     let command = api::cli::command();
     let subcommands: BTreeSet<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
     let (mut taken, mut wrong) = (BTreeSet::new(), Vec::new());
     for (document, text) in documents() {
-        for line in code(&text) {
+        for (typed_in, line) in code(&text) {
             for arguments in command_lines(&line) {
                 // Names like `deploy/trueup` and sentences about the program are no command lines; a mistyped subcommand is one.
                 let said = arguments.first().is_some_and(|first| subcommands.contains(first.as_str()));
                 let typed = line.starts_with("trueup ") || line.contains("/trueup ");
                 let elided = arguments.iter().any(|argument| argument == "…");
-                if arguments.is_empty() || elided || !(said || typed) {
+                if arguments.is_empty()
+                    || elided
+                    || !(said || typed)
+                    || (!typed_in && names_a_command(&command, &arguments))
+                {
                     continue;
                 }
                 let whole = ["trueup".to_owned()].into_iter().chain(arguments.clone());
                 match command.clone().try_get_matches_from(whole) {
                     Ok(_) => _ = taken.insert(arguments[0].clone()),
-                    // Asking for help is no mistake.
-                    Err(error) if !error.use_stderr() => {}
+                    // Asking for help is no mistake, and neither is naming a group of commands.
+                    Err(error) if !error.use_stderr() || error.kind() == MissingPart => {}
                     Err(error) => wrong.push(format!("{document}: `{line}`\n{error}")),
                 }
             }

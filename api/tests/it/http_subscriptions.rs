@@ -19,7 +19,8 @@ fn told(id: &str, event_id: &str, at: i64, quantity: i64) -> Value {
         json!({"id": "si_1", "quantity": quantity, "price": {"id": "price_1"}, "current_period_end": 1_900_000_000});
     let object = json!({
         "id": id, "object": "subscription", "customer": "cus_1", "status": "active", "items": {"data": [item]},
-        "cancel_at_period_end": true,
+        "cancel_at_period_end": true, "canceled_at": 1_800_000_000, "billing_cycle_anchor": 1_800_000_000,
+        "trial_start": 1_800_000_000, "trial_end": 1_800_086_400, "pause_collection": {"behavior": "void"},
     });
     event(event_id, "customer.subscription.updated", at, ApiVersion::LATEST, object, None)
 }
@@ -56,8 +57,10 @@ fn subscriptions_are_listed_page_by_page_with_whose_they_are() {
             json!({
                 "id": "sub_s1", "user_id": null, "stripe_customer_id": "cus_1", "status": "active",
                 "items": [{"id": "si_1", "price_id": "price_1", "quantity": 2, "current_period_end": "2030-03-17T17:46:40Z"}],
-                "current_period_start": null, "current_period_end": "2030-03-17T17:46:40Z", "cancel_at": null,
-                "cancel_at_period_end": true, "needs_refresh": false, "version_at": "1970-01-01T00:00:05Z",
+                "current_period_start": null, "current_period_end": "2030-03-17T17:46:40Z",
+                "billing_cycle_anchor": "2027-01-15T08:00:00Z", "trial_start": "2027-01-15T08:00:00Z",
+                "trial_end": "2027-01-16T08:00:00Z", "cancel_at": null, "cancel_at_period_end": true,
+                "canceled_at": "2027-01-15T08:00:00Z", "ended_at": null, "pause_collection": "void", "needs_refresh": false, "version_at": "1970-01-01T00:00:05Z",
             })
         );
     });

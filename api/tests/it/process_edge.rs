@@ -152,19 +152,19 @@ async fn figures_have_a_listener_and_a_token_of_their_own_where_that_is_asked_fo
     server.stop().await;
 }
 
-struct Files {
-    certificate: String,
-    key: String,
+pub(crate) struct Files {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Files {
-    fn of(folder: &Path) -> Self {
+    pub(crate) fn of(folder: &Path) -> Self {
         let path = |name: &str| folder.join(name).display().to_string();
         Self { certificate: path("cert.pem"), key: path("key.pem") }
     }
 
     /// Writes a new certificate and a client that believes in it alone.
-    fn renew(&self) -> Client {
+    pub(crate) fn renew(&self) -> Client {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         fs::write(&self.key, signing_key.serialize_pem()).unwrap();
         fs::write(&self.certificate, cert.pem()).unwrap();

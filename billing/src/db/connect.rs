@@ -1,6 +1,6 @@
 //! Connecting to PostgreSQL, straight or through a pooler.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use sea_orm::{
     DatabaseConnection, DbErr, RuntimeErr, SqlxPostgresConnector,
@@ -23,8 +23,11 @@ const POOLER_PARAMETER: &str = "pgbouncer=true";
 /// turn looks like none.
 const ASKED: [usize; 8] = [0, 1, 1, 0, 0, 1, 0, 1];
 
-/// A connection that has been idle for so long is looked at before it is used, behind a pooler: there a look costs as much as a statement.
+/// A connection that has been idle for so long is looked at before it is used.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a connection that is looked at may take to answer. Shorter than anybody waits for a connection.
+pub(super) const ALIVE: Duration = Duration::from_secs(1);
 
 /// What came of it.
 pub(super) struct Connected {
@@ -80,27 +83,37 @@ fn connect_options(url: &str, options: &DbOptions) -> Result<PgConnectOptions, s
 }
 
 fn pool(pg: &PgConnectOptions, options: &DbOptions, most: u32, pooled: bool) -> sqlx::PgPool {
-    let pool = PgPoolOptions::new()
+    let mut pool = PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(options.acquire_timeout)
-        .acquire_time_level(ACQUIRE_LEVEL);
-    let pool = if pooled {
-        pool.test_before_acquire(false).before_acquire(|connection, idle| {
+        .acquire_time_level(ACQUIRE_LEVEL)
+        .test_before_acquire(false)
+        .before_acquire(|connection, idle| {
             Box::pin(async move {
                 if idle.idle_for >= LOOK_AFTER {
-                    connection.ping().await?;
+                    alive(connection).await?;
                 }
                 Ok(true)
             })
         })
-    } else {
+        // The pool looks by itself at what comes back to it, and would wait for ever where the server is gone without a word.
+        .after_release(|connection, _| Box::pin(async move { alive(connection).await.map(|()| true) }));
+    if !pooled {
         let set = options.limits().map(|(name, millis)| format!("SET {name} = {millis}")).join("; ");
-        pool.after_connect(move |connection, _| {
+        pool = pool.after_connect(move |connection, _| {
             let set = set.clone();
             Box::pin(async move { connection.execute(AssertSqlSafe(set)).await.map(|_| ()) })
-        })
-    };
+        });
+    }
     pool.connect_lazy_with(pg.clone())
+}
+
+/// Whether a connection answers, within [`ALIVE`].
+async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    match tokio::time::timeout(ALIVE, connection.ping()).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the connection does not answer"))),
+    }
 }
 
 /// In one message, so that it takes no longer than a plain `BEGIN`.

@@ -28,7 +28,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode,
     TransactionOptions, metric,
     sqlx::{
-        self,
+        self, Connection as _,
         postgres::PgSeverity,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
@@ -47,7 +47,7 @@ pub use self::{
     watch::{DbNews, DbObserver, Fault, Watched},
 };
 use self::{
-    session::Pooled,
+    session::Manner,
     watch::{Wanting, Watch},
 };
 use crate::store::{fence, inbox};
@@ -84,7 +84,8 @@ impl Db {
     pub async fn connect(url: &str, options: &DbOptions) -> Result<Self, DbErr> {
         if !url.starts_with("sqlite:") {
             let connect::Connected { shared, reserved, begin } = connect::connect(url, options).await?;
-            return Ok(Self { reserved, ..Self::over(shared, begin) });
+            let manner = |watch| Manner { begin, patience: options.patience(), watch };
+            return Ok(Self { reserved, ..Self::over(shared, manner) });
         }
         make_folder(url)?;
         let mut connect = ConnectOptions::new(url);
@@ -93,7 +94,18 @@ impl Db {
             .acquire_timeout(options.acquire_timeout)
             .connect_timeout(options.acquire_timeout)
             .sqlx_logging(false)
-            .map_sqlx_sqlite_pool_opts(|pool| pool.acquire_time_level(ACQUIRE_LEVEL));
+            .map_sqlx_sqlite_pool_opts(|pool| {
+                pool.acquire_time_level(ACQUIRE_LEVEL).after_release(|connection, _| {
+                    Box::pin(async move {
+                        // Once what was asked before is done, a rollback above all.
+                        connection.ping().await?;
+                        // Where the disk is full `SQLite` takes a transaction back by itself, and the rollback that follows fails: sqlx-sqlite 0.9
+                        // goes on counting a transaction. The next would begin as a savepoint within none, and of two such what the second
+                        // commits would stay within the first, which nobody ever commits.
+                        Ok(!connection.is_in_transaction())
+                    })
+                })
+            });
         if let Some(threshold) = options.slow_statement {
             connect
                 .sqlx_logging(true)
@@ -113,10 +125,10 @@ impl Db {
         Ok(Self::from(Database::connect(connect).await?))
     }
 
-    fn over(connection: DatabaseConnection, begin: Option<Arc<str>>) -> Self {
+    fn over(connection: DatabaseConnection, manner: impl FnOnce(Arc<Watch>) -> Manner) -> Self {
         let (backend, watch) = (connection.get_database_backend(), Arc::<Watch>::default());
-        let pooled = begin.map(|begin| Pooled { begin, watch: Arc::clone(&watch) });
-        let connection = Watched { inner: Reader { connection, pooled }, watch, from_pool: true };
+        let postgres = (backend == DbBackend::Postgres).then(|| manner(Arc::clone(&watch)));
+        let connection = Watched { inner: Reader { connection, postgres }, watch, from_pool: true };
         Self { connection, reserved: None, backend, sqlite_writer: Arc::new(Mutex::new(())), fence: None }
     }
 
@@ -144,7 +156,7 @@ impl Db {
 
     /// True behind a pooler in transaction mode, which keeps no sessions: no `LISTEN`, no session's settings, nothing prepared.
     pub fn is_pooled(&self) -> bool {
-        self.connection.inner.pooled.is_some()
+        self.connection.inner.postgres.as_ref().is_some_and(|manner| manner.begin.is_some())
     }
 
     /// The same database by connections that requests and jobs do not use: what stores webhooks or renews a lease must not wait behind them.
@@ -227,7 +239,8 @@ impl Db {
 
 impl From<DatabaseConnection> for Db {
     fn from(connection: DatabaseConnection) -> Self {
-        Self::over(connection, None)
+        let patience = DbOptions::default().patience();
+        Self::over(connection, |watch| Manner { begin: None, patience, watch })
     }
 }
 

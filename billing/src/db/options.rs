@@ -55,6 +55,11 @@ impl Default for DbOptions {
 }
 
 impl DbOptions {
+    /// How long an answer of PostgreSQL is waited for: a server that is there gives one within its own limit.
+    pub(super) fn patience(&self) -> Duration {
+        self.statement_timeout + Duration::from_secs(5)
+    }
+
     /// The limits, as settings of PostgreSQL in milliseconds.
     pub(super) fn limits(&self) -> [(&'static str, u128); 3] {
         let lock = self.lock_timeout.unwrap_or(self.statement_timeout / 3);

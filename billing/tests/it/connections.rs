@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use billing::db::{Blame, Db, DbOptions, Pooler, blame};
+use billing::db::{Blame, Db, DbOptions, Pooler, blame, obstacle};
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait, Statement};
 use testkit::{Kind, TestDb, kinds, on_each};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 // A request that took too long, a job whose time is up: the next statement on that connection would be answered, and lost.
 #[test]
@@ -32,6 +36,40 @@ fn who_gives_up_before_a_transaction_has_begun_leaves_none_behind() {
         db.close().await.expect("an idle pool closes");
         other.close().await.expect("an idle pool closes");
     });
+}
+
+// sqlx-sqlite counted a transaction that SQLite had taken back by itself, so that later ones were savepoints: one that was given up stayed
+// open and held the file's lock, and what others committed within it was gone at the next start. A full disk under a running server found it.
+#[tokio::test]
+async fn after_a_full_disk_transactions_are_transactions_again() {
+    let test_db = TestDb::migrated(Kind::Sqlite).await;
+    let db =
+        Db::connect(test_db.url(), &DbOptions { max_connections: 1, ..DbOptions::default() }).await.expect("connects");
+    let row = |name: &str, bytes: u32| {
+        format!(
+            "INSERT INTO settings (name, value, updated_at) VALUES ('{name}', hex(zeroblob({bytes})), CURRENT_TIMESTAMP)"
+        )
+    };
+    // No page more than there are.
+    db.reader().execute_unprepared("PRAGMA max_page_count = 1").await.expect("a setting of the one connection");
+    let tx = db.write().await.expect("begins");
+    let full = tx.execute_unprepared(&row("large", 1 << 20)).await.expect_err("there is no room");
+    assert_eq!(obstacle(&full), "its disk is full");
+    drop(tx);
+    let given_up = db.write().await.expect("begins");
+    given_up.execute_unprepared(&row("given up", 1)).await.expect("there is room");
+    drop(given_up);
+    let kept = db.write().await.expect("begins");
+    kept.execute_unprepared(&row("kept", 1)).await.expect("there is room");
+    kept.commit().await.expect("commits");
+    let another = test_db.connect().await;
+    let seen = another
+        .query_all_raw(Statement::from_string(another.get_database_backend(), "SELECT name FROM settings"))
+        .await;
+    let names: Vec<String> =
+        seen.expect("an answer").iter().map(|row| row.try_get_by_index(0).expect("a name")).collect();
+    assert!(names.contains(&"kept".to_owned()) && !names.contains(&"given up".to_owned()), "{names:?}");
+    db.probe().await.expect("nobody holds the file");
 }
 
 #[tokio::test]
@@ -62,6 +100,77 @@ async fn every_statement_runs_under_the_limits_that_are_set() {
         let slow = db.reader().execute_unprepared("SET statement_timeout = '100ms'; SELECT pg_sleep(60)").await;
         let error = slow.expect_err("longer than is allowed");
         assert_eq!(blame(&error), Blame::Surroundings, "{error}");
+        db.close().await.expect("an idle pool closes");
+    }
+}
+
+/// A way to a server that can fall silent: what is open is then neither answered nor broken off, and only new connections are led on.
+struct Way {
+    address: String,
+    era: watch::Sender<u64>,
+}
+
+impl Way {
+    async fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let (era, now) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (server, mut now) = (server.clone(), now.clone());
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(server).await.expect("the server answers");
+                    now.mark_unchanged();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        // Kept open, and forgotten.
+                        _ = now.changed() => std::future::pending::<()>().await,
+                    }
+                });
+            }
+        });
+        Self { address, era }
+    }
+
+    fn lose_what_is_open(&self) {
+        self.era.send_modify(|era| *era += 1);
+    }
+}
+
+// As when a machine is gone: nothing is answered and nothing refused, for as long as the kernel likes.
+#[tokio::test]
+async fn connections_that_are_silently_dead_are_given_up_and_make_room_for_new_ones() {
+    if !kinds().contains(&Kind::Postgres) {
+        return;
+    }
+    let test_db = TestDb::migrated(Kind::Postgres).await;
+    let (head, name) = test_db.url().rsplit_once('/').expect("a URL with a database");
+    let (scheme, server) = head.rsplit_once('@').expect("a URL with a user");
+    let way = Way::to(server.to_owned()).await;
+    let options = DbOptions {
+        max_connections: 2,
+        reserved_connections: 0,
+        statement_timeout: Duration::from_secs(1),
+        acquire_timeout: Duration::from_secs(20),
+        ..DbOptions::default()
+    };
+    for pooled in [false, true] {
+        let pooler = if pooled { Pooler::Transaction } else { Pooler::None };
+        let url = format!("{scheme}@{}/{name}", way.address);
+        let db = Db::connect(&url, &DbOptions { pooler, ..options.clone() }).await.expect("it answers");
+        // Every connection there may be is in use, within a transaction, when the server is gone.
+        let (one, other) = (db.write().await.expect("it begins"), db.write().await.expect("it begins"));
+        way.lose_what_is_open();
+        let error = one.execute_unprepared("SELECT 1").await.expect_err("nothing is answered");
+        assert_eq!(blame(&error), Blame::Surroundings, "{error}");
+        // One was given up by its statement, the other is by its going back.
+        drop((one, other));
+        for number in 0..2 {
+            let tx = db.write().await.expect("there is room for a new one");
+            let sql = format!("INSERT INTO users (email) VALUES ('u{number}-{pooled}@example.com')");
+            tx.execute_unprepared(&sql).await.expect("it is answered");
+            tx.commit().await.expect("it commits");
+        }
         db.close().await.expect("an idle pool closes");
     }
 }

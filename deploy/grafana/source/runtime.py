@@ -26,7 +26,7 @@ CONTENT = [
          about="Of the fullest replica's pool.", links=[runbook("TrueupDatabasePoolExhausted")]),
     stat("Version", f"count by (version) ({one('trueup_build_info')})", width=3, legend="{{version}}", sparkline=False,
          about="How many replicas run which version; two only while an update rolls."),
-    alerts("TrueupJob.+|TrueupRuns.+|TrueupStripe.+|TrueupDatabase.+|TrueupDown|TrueupReplicaDown|TrueupRestarting|TrueupPanics|TrueupApi.+|TrueupF.+|TrueupClock.+"),
+    alerts("TrueupJob.+|TrueupRuns.+|TrueupStripe.+|TrueupDatabase.+|TrueupDown|TrueupReplicaDown|TrueupRestarting|TrueupPanics|TrueupApi.+|TrueupConnections.+|TrueupTokens.+|TrueupF.+|TrueupClock.+"),
 
     row("Jobs"),
     table("Every job", [
@@ -81,8 +81,15 @@ CONTENT = [
     series("Time of a request", quantiles(one("trueup_http_request_duration_seconds_bucket", 'route!="/api/v1/changes"'), by="route", what=(0.95,), legend="{{route}}"),
            unit="s", log=True, about="By route, /api/v1/changes aside, which waits on purpose.", links=[runbook("TrueupApiErrors")]),
 
+    series("Connections", [query(f"sum by (instance) ({one('trueup_http_connections')})", "{{instance}}")], about="Open now, by replica.",
+           links=[runbook("TrueupConnectionsRefused")]),
+    series("Connections refused", [query(rate("trueup_http_connections_refused_total", by="reason"), "{{reason}}")], unit="cps", stack=True,
+           about="Not taken, or cut by this server. slow-head and slow-reader are clients that do not come on.", links=[runbook("TrueupConnectionsRefused")]),
+    series("Wrong tokens", [query(rate("trueup_auth_failures_total", by="scope"), "{{scope}}")], unit="reqps", stack=True,
+           about="Requests that were refused because their token was wrong.", links=[runbook("TrueupApiTokenRefused"), runbook("TrueupTokensGuessed")]),
+
     row("Database: utilisation, saturation, errors"),
-    series("Connections", [query(f"sum by (state) ({one('trueup_database_pool_connections')})", "{{state}}"),
+    series("Database connections", [query(f"sum by (state) ({one('trueup_database_pool_connections')})", "{{state}}"),
                            query(f"sum({one('trueup_database_pool_max_connections')})", "at most")],
            about="Of all selected replicas' pools.", links=[runbook("TrueupDatabasePoolExhausted")]),
     series("Callers that wait", [query(f"sum by (instance) ({one('trueup_database_pool_waiting')})", "{{instance}}")], thresholds=steps((1, YELLOW)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import random
 import secrets
@@ -124,6 +126,17 @@ class Trueup:
     def tail(self, lines: int = 25) -> str:
         """The end of what it logged."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def troubles(self) -> str:
+        """What it complained of, each once, with how often and when last."""
+        seen: dict[tuple[str, str, str], tuple[int, str]] = {}
+        for line in self.log.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                told = json.loads(line)
+                if told["level"] in ("WARN", "ERROR"):
+                    key = told["level"], told["message"], str(told.get("error", ""))
+                    seen[key] = seen.get(key, (0, ""))[0] + 1, told["timestamp"]
+        return "\n".join(f"{count} x, last {at}: {' '.join(key)}" for key, (count, at) in seen.items())
 
     def host(self) -> Client:
         """A client with the host's token."""

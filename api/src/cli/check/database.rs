@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use billing::{
+    adoption,
     checkup::{self, Item},
     db::{self, Db},
 };
@@ -12,7 +13,7 @@ use migration::{Kind, Problem};
 use scheduler::control::{self, JobState};
 
 use super::told;
-use crate::{cli::database::connect, config::Config, jobs};
+use crate::{cli::database::connect, config::Config, jobs, serve::target};
 
 const AREA: &str = "database";
 /// Leases and due times go by the database's clock, so a little does no harm.
@@ -56,9 +57,10 @@ pub(super) async fn database(config: &Config) -> (Vec<Item>, Option<String>) {
     }
     let registry = jobs::registry(config);
     let with_stripe = config.stripe_secret_key.is_some();
-    let (schema, stored, states, clock, remembered) = tokio::join!(
+    let (schema, stored, adopted, states, clock, remembered) = tokio::join!(
         schema(&db),
         checkup::stored(&db, &config.catalog, with_stripe),
+        adoption::look(&db, &config.catalog),
         control::list(&db, &registry),
         skew(&db),
         checkup::remembered_account(&db),
@@ -66,6 +68,7 @@ pub(super) async fn database(config: &Config) -> (Vec<Item>, Option<String>) {
     items.extend(schema);
     items.extend(clock);
     items.extend(stored.unwrap_or_else(|error| vec![unanswered(error)]));
+    items.extend(adopted.unwrap_or_else(|error| vec![unanswered(error)]));
     match states {
         Ok(states) => items.extend(of_jobs(&states, with_stripe, Utc::now())),
         Err(error) => items.push(unanswered(error)),
@@ -79,7 +82,7 @@ fn unanswered(error: impl Display) -> Item {
 
 /// Indexes, row-level security, and the rest of the schema.
 async fn schema(db: &Db) -> Vec<Item> {
-    let verdict = match migration::verify(db.reader()).await {
+    let verdict = match migration::verify(target(db)).await {
         Ok(verdict) => verdict,
         Err(error) => {
             let what = format!("whether the schema is as it should be cannot be told: {error}");

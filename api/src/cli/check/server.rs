@@ -1,6 +1,7 @@
 //! A running server: whether it is ready, and whether Prometheus can read its figures.
 
 use billing::checkup::Item;
+use reqwest::StatusCode;
 use serde_json::Value;
 
 use super::told;
@@ -22,7 +23,10 @@ pub(super) async fn server(config: &Config, url: Option<&str>) -> Vec<Item> {
         }
     };
     let mut items = parts(&readiness, server.url());
-    items.push(metrics(&server, config).await);
+    items.push(match server.figures(config) {
+        Ok(figures) => metrics(&figures, config).await,
+        Err(error) => Item::bad("metrics", told(&error), "correct TRUEUP_METRICS_LISTEN"),
+    });
     items
 }
 
@@ -44,10 +48,10 @@ fn parts(readiness: &Value, url: &str) -> Vec<Item> {
         .collect()
 }
 
-async fn metrics(server: &Server, _config: &Config) -> Item {
+async fn metrics(server: &Server, config: &Config) -> Item {
     const AREA: &str = "metrics";
     let remedy = "let Prometheus reach /metrics of the server; its log tells what holds it up";
-    match server.text(None, "/metrics").await {
+    match server.text(config.edge.metrics_token.as_ref(), "/metrics").await {
         Ok((status, text)) if status.is_success() && text.contains("trueup_build_info") => {
             let ours = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
             let same = text.lines().any(|line| line.starts_with("trueup_build_info") && line.contains(ours));
@@ -58,6 +62,10 @@ async fn metrics(server: &Server, _config: &Config) -> Item {
                 let what = format!("the server at {} is of another version than this command", server.url());
                 Item::warn(AREA, what, "run the server's own version of this command, or start the server anew")
             }
+        }
+        Ok((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _)) => {
+            let what = format!("{}/metrics refuses the token that is configured here", server.url());
+            Item::bad(AREA, what, "give server and command the same TRUEUP_METRICS_TOKEN, and Prometheus with them")
         }
         Ok((status, _)) => {
             let what = format!("{}/metrics answers {} and no figures of ours", server.url(), status.as_u16());

@@ -70,9 +70,12 @@ fn every_alert_is_tested_to_fire_and_to_stay_silent() {
 
 #[test]
 fn tests_of_the_rules_evaluate_what_is_recorded_before_what_builds_upon_it() {
-    let groups = group_names();
+    let (mut groups, builds_upon): (Vec<_>, Vec<_>) =
+        group_names().into_iter().partition(|name| name.contains("recording"));
+    assert!(!groups.is_empty());
+    groups.extend(builds_upon);
     for (name, file) in tests() {
-        assert_eq!(file.group_eval_order, groups, "{name}: every group, in the order of the files");
+        assert_eq!(file.group_eval_order, groups, "{name}: every group, what records first");
         let queries = file.tests.iter().flat_map(|test| &test.promql_expr_test);
         assert!(queries.into_iter().all(|query| !query.expr.is_empty()), "{name}");
     }

@@ -136,17 +136,14 @@ pub async fn release(db: &Db, dry_run: Option<Uuid>, by: &str) -> Result<(Releas
     if let Some(released) = released {
         return Err(ReleaseError::Already(released));
     }
-    let record = match dry_run {
-        Some(id) => {
-            let found = records::show(db, id).await?;
-            let record = found.ok_or(ReleaseError::NotSuitable { id, why: "is not known" })?;
-            suitable(&record, adopted_at).map_err(|why| ReleaseError::NotSuitable { id, why })?;
-            record
-        }
-        None => {
-            let recent = records::list(db, 100, None).await?;
-            recent.into_iter().find(|record| suitable(record, adopted_at).is_ok()).ok_or(ReleaseError::NoDryRun)?
-        }
+    let record = if let Some(id) = dry_run {
+        let found = records::show(db, id).await?;
+        let record = found.ok_or(ReleaseError::NotSuitable { id, why: "is not known" })?;
+        suitable(&record, adopted_at).map_err(|why| ReleaseError::NotSuitable { id, why })?;
+        record
+    } else {
+        let recent = records::list(db, 100, None).await?;
+        recent.into_iter().find(|record| suitable(record, adopted_at).is_ok()).ok_or(ReleaseError::NoDryRun)?
     };
     let tx = db.write().await?;
     let at = clock(&*tx).await?;

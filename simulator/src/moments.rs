@@ -73,7 +73,9 @@ mod tests {
 
     fn open(events: &[std::sync::Arc<Event>]) -> bool {
         let mut moments = Moments::default();
-        events.iter().for_each(|event| moments.note(event));
+        for event in events {
+            moments.note(event);
+        }
         !moments.ambiguous().is_empty()
     }
 

@@ -131,8 +131,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Serve(args) => serve::run(args).await,
-        Command::Migrate(migrate) => database::migrate(migrate, &config()?).await,
+        Command::Serve(args) => Box::pin(serve::run(args)).await,
+        Command::Migrate(migrate) => Box::pin(database::migrate(migrate, &config()?)).await,
         Command::Db(schema) => schema::run(schema, &config()?).await,
         Command::Trigger(args) => trigger::run(args).await,
         Command::Simulate(args) => simulate::run(args).await,
@@ -142,7 +142,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Jobs(jobs) => jobs::run(jobs, &config()?).await,
         Command::Reconcile(args) => Box::pin(reconcile::reconcile(args, &config()?)).await,
         Command::Recover(args) => reconcile::recover(args, &config()?).await,
-        Command::Check(args) => check::run(args, config()).await,
+        Command::Check(args) => Box::pin(check::run(args, config())).await,
         Command::Emails(emails) => emails::run(emails, &config()?).await,
         Command::Usage(usage) => usage::run(usage, &config()?).await,
         Command::Healthcheck { url } => client::healthcheck(url, &Config::load()?).await,

@@ -152,12 +152,11 @@ fn cors_origins<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>) -> Ve
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.path() == "/")
             .map(|url| url.origin().ascii_serialization());
         // As browsers write it, or with one stroke at its end.
-        match origin.filter(|origin| part.trim_end_matches('/').eq_ignore_ascii_case(origin)) {
-            Some(origin) => origins.push(origin),
-            None => {
-                let wrong = format!("`{part}` is no origin");
-                source.wrong(&given, wrong, "write scheme, host and port only, like https://app.example.com");
-            }
+        if let Some(origin) = origin.filter(|origin| part.trim_end_matches('/').eq_ignore_ascii_case(origin)) {
+            origins.push(origin);
+        } else {
+            let wrong = format!("`{part}` is no origin");
+            source.wrong(&given, wrong, "write scheme, host and port only, like https://app.example.com");
         }
     }
     origins

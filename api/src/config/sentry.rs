@@ -23,17 +23,17 @@ pub(super) struct Sentry {
 /// Reads it. Without a word about the environment, Stripe's mode names it.
 pub(super) fn sentry<E: Fn(&str) -> Option<String>>(source: &mut Source<'_, E>, livemode: Option<bool>) -> Sentry {
     let given = source.url(DSN, &["https", "http"], "https://key@host/project");
-    let dsn = given.and_then(|(given, _)| match given.text.parse::<Dsn>() {
-        Ok(_) => Some(Secret(given.text)),
-        Err(_) => {
-            // Its words may quote the key.
-            source.wrong(
-                &given,
-                "is no DSN of Sentry",
-                "copy it from the project's settings, like https://key@host/project",
-            );
-            None
+    let dsn = given.and_then(|(given, _)| {
+        if given.text.parse::<Dsn>().is_ok() {
+            return Some(Secret(given.text));
         }
+        // Not in the words of the error: they may quote the key.
+        source.wrong(
+            &given,
+            "is no DSN of Sentry",
+            "copy it from the project's settings, like https://key@host/project",
+        );
+        None
     });
     let environment = name(source, ENVIRONMENT, LONGEST_ENVIRONMENT, |c| c.is_whitespace() || c == '/');
     let release = name(source, RELEASE, LONGEST_RELEASE, |c| c.is_whitespace() && c != ' ' || matches!(c, '/' | '\\'));

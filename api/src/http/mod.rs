@@ -122,6 +122,10 @@ fn service<A: OpenApi>(api: A) -> OpenApiService<A, ()> {
 }
 
 /// Every route of the server.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "nobody else may hold on to the way into the inbox: its writers end when it is gone"
+)]
 pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
     let table = RouteTable::of::<Document>();
     table.announce(&app.metrics);

@@ -87,7 +87,7 @@ pub(super) async fn observe(
     };
     let mut response = result.unwrap_or_else(|error| {
         let allow = pattern.as_ref().and_then(|pattern| table.methods(&pattern.0));
-        problem::from_error(error, allow, &id)
+        problem::from_error(&error, allow, &id)
     });
     let pattern = pattern.or_else(|| response.data::<PathPattern>().cloned());
     let route = table.label(pattern.as_ref().map(|pattern| &*pattern.0));
@@ -159,7 +159,7 @@ mod tests {
         let endpoint = make_sync(|_| -> &'static str { panic!("secret") })
             .around(|endpoint, request| protect(PATIENCE, endpoint, request));
         let error = endpoint.call(Request::default()).await.expect_err("it panicked");
-        let response = problem::from_error(error, None, "req-1");
+        let response = problem::from_error(&error, None, "req-1");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.content_type(), Some("application/problem+json"));
         let body = response.into_body().into_string().await.expect("a body in memory");
@@ -183,7 +183,7 @@ mod tests {
     async fn an_answer_that_never_comes_is_a_503_in_time() {
         let endpoint = make(|_| async { std::future::pending::<Result<&'static str>>().await });
         let error = protect(Duration::ZERO, Arc::new(endpoint), Request::default()).await.expect_err("it hangs");
-        let response = problem::from_error(error, None, "req-1");
+        let response = problem::from_error(&error, None, "req-1");
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.header("retry-after"), Some("5"));
     }

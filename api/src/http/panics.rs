@@ -1,7 +1,5 @@
 //! Panics of every kind of work, in a process of their own: log lines, figures and reports are of the whole process.
 
-#![expect(clippy::unwrap_used, reason = "a test is meant to panic where its ground is not as it must be")]
-
 use std::{
     process::Command,
     sync::{Arc, Mutex, PoisonError},
@@ -43,7 +41,7 @@ const NOBODYS: &str = "ann.lee@example.com";
 type Envelopes = Arc<Mutex<Vec<String>>>;
 
 #[handler]
-async fn take(Data(envelopes): Data<&Envelopes>, body: String) -> &'static str {
+fn take(Data(envelopes): Data<&Envelopes>, body: String) -> &'static str {
     envelopes.lock().unwrap_or_else(PoisonError::into_inner).push(body);
     "{}"
 }
@@ -166,7 +164,7 @@ async fn panicking() {
     let registry = Registry::new(vec![Box::new(Stumble)], JobSettings::of);
     let (stop, planned) = (CancellationToken::new(), registry.find("stumble").unwrap());
     let run = run_here(&db, planned, tools, &EngineOptions::default(), &stop, Progress::default()).await.unwrap();
-    assert_eq!(run.outcome.map(|outcome| outcome.as_str()), Some("failed"));
+    assert_eq!(run.outcome.map(entity::enums::RunOutcome::as_str), Some("failed"));
 
     // The processor.
     let (inbox, _writers) = Inbox::start(&db, InboxOptions::default(), &Arc::default());
@@ -183,9 +181,7 @@ async fn panicking() {
     assert_eq!(pass.outcomes.get(&Outcome::Retried), Some(&1), "{pass:?}");
 
     let panics = metrics.render().lines().find(|line| line.starts_with("trueup_panics_total")).unwrap().to_owned();
-    #[expect(clippy::print_stderr, reason = "the parent reads it")]
-    {
-        eprintln!("panics {}", panics.rsplit(' ').next().unwrap());
-    }
+    // The parent reads it.
+    eprintln!("panics {}", panics.rsplit(' ').next().unwrap());
     assert!(tokio::task::spawn_blocking(move || reports.close(Duration::from_secs(20))).await.unwrap());
 }

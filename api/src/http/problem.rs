@@ -225,7 +225,7 @@ impl ApiResponse for Problem {
 }
 
 /// Any error of poem's or ours as a problem of the request with this id. `allow` is what the address takes, where there is one.
-pub(super) fn from_error(error: poem::Error, allow: Option<&str>, request_id: &str) -> Response {
+pub(super) fn from_error(error: &poem::Error, allow: Option<&str>, request_id: &str) -> Response {
     if let Some(problem) = error.downcast_ref::<Problem>() {
         return problem.render(Some(request_id));
     }

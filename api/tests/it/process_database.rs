@@ -203,13 +203,12 @@ async fn a_database_that_answers_and_takes_no_writes_is_told_by_readyz_and_all_g
         }
         assert_eq!(delivered(&caller, &events[0]).await, (StatusCode::SERVICE_UNAVAILABLE, true), "{}", running.err());
 
-        match held {
-            Some(tx) => tx.rollback().await.unwrap(),
-            None => {
-                let sql = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
-                operator.execute_unprepared(&sql).await.unwrap();
-                operator.execute_unprepared(others).await.unwrap();
-            }
+        if let Some(tx) = held {
+            tx.rollback().await.unwrap()
+        } else {
+            let sql = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
+            operator.execute_unprepared(&sql).await.unwrap();
+            operator.execute_unprepared(others).await.unwrap();
         }
         operator.close().await.unwrap();
         for event in &events {

@@ -143,7 +143,7 @@ async fn figures_have_a_listener_and_a_token_of_their_own_where_that_is_asked_fo
     let own = line.rsplit(' ').next().unwrap().to_owned();
     let status = async |url: &str, token: Option<&str>| {
         let request = caller.http.get(url);
-        let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
+        let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
         request.send().await.unwrap().status().as_u16()
     };
     assert_eq!(status(&own, None).await, 401);

@@ -88,7 +88,7 @@ fn on_adopted<F: Future<Output = ()>>(test: impl FnOnce(ReconcileDesk) -> F) {
     }
 }
 
-/// What Stripe has: that of NAMED, of UNNAMED and of CANCELED lives, that of GONE ended, and NO_CUSTOMER has none.
+/// What Stripe has: that of NAMED, of UNNAMED and of CANCELED lives, that of GONE ended, and `NO_CUSTOMER` has none.
 fn at_stripe() -> Vec<Value> {
     let ended = shown(&anonymous(6, "canceled"));
     [2, 3, 5].iter().map(|number| shown(&anonymous(*number, "active"))).chain([ended]).collect()

@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args, config: Result<Config, ConfigErrors>) -> Res
         }
     };
     let mut items = settings::settings(&config);
-    items.extend(outside(&config, &args).await);
+    items.extend(Box::pin(outside(&config, &args)).await);
     tell(&items, args.json)?;
     let worst = items.iter().map(|item| item.state).max().unwrap_or(State::Ok);
     let fails = worst == State::Bad || (args.strict && worst == State::Warn);

@@ -25,19 +25,19 @@ pub(super) async fn sentry(config: &Config) -> Vec<Item> {
     };
     let host = dsn.host().to_owned();
     vec![match post(&dsn).await {
-        Ok(status) if status.is_success() => Item::ok(AREA, format!("{} takes errors", host)),
+        Ok(status) if status.is_success() => Item::ok(AREA, format!("{host} takes errors")),
         Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            Item::bad(AREA, format!("{} refuses the key of the DSN", host), REMEDY)
+            Item::bad(AREA, format!("{host} refuses the key of the DSN"), REMEDY)
         }
         Ok(StatusCode::TOO_MANY_REQUESTS) => {
-            Item::warn(AREA, format!("{} takes no more errors for now", host), "look at the project's quota in Sentry")
+            Item::warn(AREA, format!("{host} takes no more errors for now"), "look at the project's quota in Sentry")
         }
-        Ok(status) => Item::bad(AREA, format!("{} answers {}", host, status.as_u16()), REMEDY),
+        Ok(status) => Item::bad(AREA, format!("{host} answers {}", status.as_u16()), REMEDY),
         Err(error) => {
             let error = error.without_url();
             let what = if error.is_timeout() { "did not answer in time" } else { "cannot be reached" };
             let remedy = "let this machine reach it, or correct SENTRY_DSN";
-            Item::bad(AREA, format!("{} {what}", host), remedy)
+            Item::bad(AREA, format!("{host} {what}"), remedy)
         }
     }]
 }

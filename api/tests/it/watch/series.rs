@@ -33,7 +33,7 @@ fn closed(values: impl IntoIterator<Item = impl Into<String>>) -> Option<BTreeSe
 fn told_at_start(label: &str) -> Option<BTreeSet<String>> {
     match label {
         "job_name" => closed(jobs::all().iter().map(|job| job.spec().name)),
-        "type" => closed(billing::events::event_types().into_iter().chain(["other"])),
+        "type" => closed(billing::events::event_types().chain(["other"])),
         "tier" => closed(["free", "starter", "pro", "elite", "other"]),
         "route" => {
             let document: serde_json::Value = serde_json::from_str(&api::http::openapi_spec()).unwrap();
@@ -175,7 +175,7 @@ fn every_family_is_shown_or_alerted_on_or_listed_with_the_reason_why_not() {
         let watched = parts.iter().any(|part| asked.contains(&format!("{name}{part}")));
         match (watched, unwatched.get(name)) {
             (false, None) => {
-                mistakes.push(format!("{name}: nobody looks at it: show it, or say why not in deploy/unwatched.toml"))
+                mistakes.push(format!("{name}: nobody looks at it: show it, or say why not in deploy/unwatched.toml"));
             }
             (true, Some(_)) => mistakes.push(format!("{name}: it is looked at; deploy/unwatched.toml says otherwise")),
             (false, Some(reason)) if reason.len() < 20 => mistakes.push(format!("{name}: what is the reason?")),

@@ -82,7 +82,7 @@ async fn a_sample_event_that_a_busy_server_does_not_take_at_once_is_sent_again()
     // Somebody else has the file for longer than a delivery may wait.
     let path = format!("sqlite://{}", folder.join("data/trueup.db").display());
     let other = sea_orm::Database::connect(path).await.unwrap();
-    let held = other.begin().await.unwrap();
+    let held = other.begin_with_options(sea_orm::TransactionOptions::default()).await.unwrap();
     held.execute_unprepared("DELETE FROM settings WHERE name = 'nothing'").await.unwrap();
     let who = ["customer.created", "--email", "someone@example.com"];
     let (ran, ()) = tokio::join!(trigger(folder, &url, &who), async {

@@ -186,7 +186,7 @@ async fn a_database_that_answers_and_takes_no_writes_is_told_by_readyz_and_all_g
                 "the database cannot be written: it is read-only"
             }
             Kind::Sqlite => {
-                let tx = operator.begin().await.unwrap();
+                let tx = operator.begin_with_options(TransactionOptions::default()).await.unwrap();
                 tx.execute_unprepared("DELETE FROM settings WHERE name = 'nothing'").await.unwrap();
                 held = Some(tx);
                 "the database did not take a write within 2 s"
@@ -204,7 +204,7 @@ async fn a_database_that_answers_and_takes_no_writes_is_told_by_readyz_and_all_g
         assert_eq!(delivered(&caller, &events[0]).await, (StatusCode::SERVICE_UNAVAILABLE, true), "{}", running.err());
 
         if let Some(tx) = held {
-            tx.rollback().await.unwrap()
+            tx.rollback().await.unwrap();
         } else {
             let sql = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
             operator.execute_unprepared(&sql).await.unwrap();

@@ -129,7 +129,7 @@ async fn a_part_that_does_not_answer_is_left_out_in_time_and_is_asked_once_howev
     assert!(shows(&text, "trueup_inbox_events{status=\"pending\"} 0"), "{text}");
 
     let other = database.connect().await;
-    let lock = other.begin().await.unwrap();
+    let lock = other.begin_with_options(sea_orm::TransactionOptions::default()).await.unwrap();
     lock.execute_unprepared("LOCK TABLE stripe_webhooks IN ACCESS EXCLUSIVE MODE").await.unwrap();
     scraped(&caller, |text| shows(text, "trueup_scrape_part_up{part=\"inbox\"} 0")).await;
     for _ in 0..2 {

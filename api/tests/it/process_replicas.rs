@@ -78,12 +78,14 @@ async fn insist(caller: &Caller, event: &Value) {
     }
 }
 
+/// Of the test below.
+const USERS: usize = 30;
+
 #[tokio::test]
 async fn of_three_processes_one_is_killed_and_nothing_acknowledged_is_lost_or_done_twice_and_jobs_go_on() {
     if !kinds().contains(&Kind::Postgres) {
         return;
     }
-    const USERS: usize = 30;
     let database = TestDb::empty(Kind::Postgres).await;
     let folder = tempfile::tempdir().unwrap();
     let settings = "[processor]\nlease = \"1s\"\n[jobs.retry_pending_webhooks]\nschedule = \"* * * * * *\"\n";

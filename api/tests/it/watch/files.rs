@@ -41,6 +41,7 @@ pub(crate) struct Tests {
 
 /// One of its tests.
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "as promtool names them")]
 pub(crate) struct Test {
     pub(crate) input_series: Vec<Input>,
     #[serde(default)]

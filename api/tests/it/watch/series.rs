@@ -25,6 +25,7 @@ const OF_PROMETHEUS: [(&str, &[&str]); 3] =
 /// The labels that a series has, each with its values where these are closed.
 type Labels = BTreeMap<String, Option<BTreeSet<String>>>;
 
+#[expect(clippy::unnecessary_wraps, reason = "labels with any value have None in its place")]
 fn closed(values: impl IntoIterator<Item = impl Into<String>>) -> Option<BTreeSet<String>> {
     Some(values.into_iter().map(Into::into).collect())
 }

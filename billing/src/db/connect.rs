@@ -40,9 +40,9 @@ pub(super) struct Connected {
 pub(super) async fn connect(url: &str, options: &DbOptions) -> Result<Connected, DbErr> {
     let (url, told) = without_pooler_parameter(url);
     let pg = connect_options(&url, options).map_err(refused)?;
-    let pooler = if told && options.pooler == Pooler::Auto { Pooler::Transaction } else { options.pooler };
+    let stated = if told && options.pooler == Pooler::Auto { Pooler::Transaction } else { options.pooler };
     // Once without the pool: it would try until its time is up, and then know only that.
-    let pooled = match tokio::time::timeout(options.acquire_timeout, look(&pg, pooler)).await {
+    let pooled = match tokio::time::timeout(options.acquire_timeout, look(&pg, stated)).await {
         Ok(looked) => looked.map_err(refused)?,
         Err(_) => return Err(refused(sqlx::Error::PoolTimedOut)),
     };

@@ -40,23 +40,23 @@ pub(super) struct Connected {
 pub(super) async fn connect(url: &str, options: &DbOptions) -> Result<Connected, DbErr> {
     let (url, told) = without_pooler_parameter(url);
     let pg = connect_options(&url, options).map_err(refused)?;
-    let pooler = if told && options.pooler == Pooler::Auto { Pooler::Transaction } else { options.pooler };
+    let stated = if told && options.pooler == Pooler::Auto { Pooler::Transaction } else { options.pooler };
     // Once without the pool: it would try until its time is up, and then know only that.
-    let shares = match tokio::time::timeout(options.acquire_timeout, look(&pg, pooler)).await {
+    let pooled = match tokio::time::timeout(options.acquire_timeout, look(&pg, stated)).await {
         Ok(looked) => looked.map_err(refused)?,
         Err(_) => return Err(refused(sqlx::Error::PoolTimedOut)),
     };
-    if shares {
+    if pooled {
         tracing::info!(
             "behind a pooler in transaction mode: statements are not kept prepared, and limits are set in each transaction"
         );
     }
     let reserved = options.reserved_connections.min(options.max_connections.saturating_sub(1));
-    let pool = |most| SqlxPostgresConnector::from_sqlx_postgres_pool(pool(&pg, options, most, shares));
+    let pool = |most| SqlxPostgresConnector::from_sqlx_postgres_pool(pool(&pg, options, most, pooled));
     Ok(Connected {
         shared: pool(options.max_connections - reserved),
         reserved: (reserved > 0).then(|| pool(reserved)),
-        begin: shares.then(|| begin_with_limits(options)),
+        begin: pooled.then(|| begin_with_limits(options)),
     })
 }
 

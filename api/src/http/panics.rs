@@ -136,9 +136,11 @@ async fn panicking() {
     // A request.
     let table = RouteTable::of::<Document>();
     let around = Arc::new(observe::Around { table, metrics: Arc::clone(&metrics), edge: Edge::default() });
-    let endpoint = make(|_| async { if Utc::now().timestamp() > 0 { panic!("over {NOBODYS}") } else { Ok::<_, poem::Error>(Response::default()) } })
-        .around(|endpoint, request| observe::protect(observe::PATIENCE, endpoint, request))
-        .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&around)));
+    let endpoint = make(|_| async {
+        if Utc::now().timestamp() > 0 { panic!("over {NOBODYS}") } else { Ok::<_, poem::Error>(Response::default()) }
+    })
+    .around(|endpoint, request| observe::protect(observe::PATIENCE, endpoint, request))
+    .around(move |endpoint, request| observe::observe(endpoint, request, Arc::clone(&around)));
     let request = Request::builder().uri_str("/api/v1/users/7").finish();
     let response = endpoint.get_response(request).await;
     assert_eq!(response.status().as_u16(), 500);

@@ -53,6 +53,7 @@ pub fn reconciled(metrics: &Metrics, report: &reconcile::Report) {
         enums::DriftKind::UnmappedPrice => DriftKind::UnmappedPrice,
         enums::DriftKind::Absent => DriftKind::Absent,
         enums::DriftKind::Projection => DriftKind::Projection,
+        enums::DriftKind::Unconfirmed => DriftKind::Unconfirmed,
     };
     metrics.reconciled(&Reconciled {
         scanned: report.scanned,

@@ -192,6 +192,9 @@ async fn serve(
         None => None,
     };
     migration::up(target(&db), None).await?;
+    if parts.processor && migration::carry_over_again(target(&db), true).await? {
+        tracing::info!("what the host changed since the adoption is carried over; from now on Stripe's word counts");
+    }
 
     let Assembled { mut app, writers, processor, passes, tools, mailing } =
         assemble(&config, &db, address, parts, &metrics, &stop)?;

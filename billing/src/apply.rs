@@ -87,6 +87,18 @@ pub struct Change {
     pub reason: String,
 }
 
+impl Change {
+    /// True where somebody may do less than before.
+    pub fn lowers(&self, catalog: &Catalog) -> bool {
+        let Self { before, after, .. } = self;
+        let rank = |entitlement: &Entitlement| catalog.by_tier(&entitlement.tier);
+        // A tier that no plan has is beyond comparison.
+        let lesser = before.tier != after.tier && rank(before).is_none_or(|was| rank(after).is_none_or(|is| is < was));
+        let (was, is) = (before.limit.unwrap_or(i64::MAX), after.limit.unwrap_or(i64::MAX));
+        (before.access && !after.access) || lesser || is < was
+    }
+}
+
 /// An e-mail to be queued in the same transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedEmail {
@@ -204,7 +216,8 @@ fn because(projection: &Projection, outlook: &Outlook) -> String {
         (Some(subscription), false) => {
             format!("no subscription entitles; the best one left, {subscription}, is {status}")
         }
-        (None, _) => "no subscription".to_owned(),
+        (None, true) => format!("what the host had before ({status}) entitles to {tier}"),
+        (None, false) => "no subscription".to_owned(),
     }
 }
 

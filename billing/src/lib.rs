@@ -17,7 +17,7 @@
 //! - [`users`]: what the host asks and tells; [`subscriptions`]: what an operator asks
 //! - [`usage`]: counting against an allowance, and what happens by date
 //! - [`overrides`]: tiers that operators give until a date
-//! - [`reprojection`]: what a changed catalogue changes
+//! - [`reprojection`]: what a changed catalogue changes; [`adoption`]: a database in which the host was before us
 //! - [`reconcile`]: what is stored, compared with what Stripe has, and repaired; [`recovery`]: events that never arrived;
 //!   [`endpoint`]: whether Stripe delivers at all; [`checkup`]: all of it, for a person
 //! - [`stripe`]: the one service that is not ours; [`fetched`]: what it tells, taken in like an event; [`refresh`]: when it is asked
@@ -28,6 +28,7 @@
 //! - [`db`]: connections and transactions; [`progress`]: how far long work has come
 //! - [`samples`]: events as Stripe would send them, for `trueup trigger` and for tests
 
+pub mod adoption;
 pub mod apply;
 pub mod catalog;
 pub mod census;

@@ -141,8 +141,32 @@ impl Standing<'_> {
             .unwrap_or(version.at)
     }
 
-    /// The end of its grace, where it is past due and grace has an end.
+    /// True where the host's word holds. A customer that Stripe deleted ends it.
+    fn is_held(&self) -> bool {
+        self.subscription.is_held() && !self.customer_deleted
+    }
+
+    /// True for the host's word on a subscription of unknown name, where Stripe has told since of one of the same customer and owner that leads
+    /// to the same tier: that is the one.
+    fn yields(&self, others: &[Standing<'_>], catalog: &Catalog) -> bool {
+        let Subscription { customer, version, .. } = self.subscription;
+        self.subscription.is_placeholder()
+            && customer.is_some()
+            && others.iter().any(|other| {
+                let theirs = other.subscription;
+                theirs.customer == *customer
+                    && theirs.version.rank >= Rank::Living
+                    && theirs.version.at >= version.at
+                    && other.deciding_item(catalog).1.map(|rank| catalog.plan(rank).tier.as_str())
+                        == self.subscription.tier()
+            })
+    }
+
+    /// The end of its grace, where it is past due and grace has an end. Since when the host's word is past due nobody knows.
     pub(crate) fn grace_end(&self, policy: &Policy) -> Option<Time> {
+        if self.is_held() {
+            return None;
+        }
         let grace = policy.past_due_grace.filter(|_| self.status() == SubscriptionStatus::PastDue)?;
         self.past_due_since().checked_add_signed(grace)
     }
@@ -162,7 +186,7 @@ impl Standing<'_> {
     fn counts(&self) -> bool {
         match self.subscription.version.rank {
             Rank::Unseen => false,
-            Rank::Provisional => !self.subscription.snapshot.status.is_terminal(),
+            Rank::Provisional => self.is_held() || !self.subscription.snapshot.status.is_terminal(),
             _ => true,
         }
     }
@@ -250,25 +274,30 @@ fn from_subscriptions(
         over: bool,
         plan: Option<PlanRank>,
         item: Option<&'a Item>,
+        held: bool,
     }
     let judged: Vec<Judged<'_>> = standings
         .iter()
-        .filter(|standing| standing.counts())
+        .filter(|standing| standing.counts() && !standing.yields(standings, catalog))
         .map(|standing| {
             let (item, plan) = standing.deciding_item(catalog);
+            if standing.is_held() {
+                let status = standing.subscription.snapshot.status.clone();
+                return Judged { standing, status, over: false, plan, item, held: true };
+            }
             let scheduled = standing.subscription.snapshot.scheduled_end();
             let status = match (standing.status(), scheduled) {
                 (status, Some(end)) if end <= now && !status.is_terminal() => SubscriptionStatus::Canceled,
                 (status, _) => status,
             };
             let over = standing.ends_at(policy).is_some_and(|end| end <= now);
-            Judged { standing, status, over, plan, item }
+            Judged { standing, status, over, plan, item, held: false }
         })
         .collect();
     // Those of subscriptions that do not govern as well: they may come to, or show as the best one left.
     let changes_at = judged
         .iter()
-        .filter(|j| !j.status.is_terminal())
+        .filter(|j| !j.held && !j.status.is_terminal())
         .flat_map(|j| j.standing.ends(policy))
         .filter(|end| *end > now)
         .min();
@@ -280,30 +309,46 @@ fn from_subscriptions(
     let governing = judged
         .iter()
         .filter(|j| !j.over)
-        .filter_map(|j| Some(((j.plan?, entitling_rank(&j.status)?), j)))
+        .filter_map(|j| {
+            if j.held {
+                // A tier that no plan has is beyond comparison: nobody loses it for a lesser one.
+                let paid = j.standing.subscription.tier().is_some_and(|tier| tier != FREE);
+                return paid.then_some(((j.plan.is_none(), j.plan, 0), j));
+            }
+            Some(((false, Some(j.plan?), entitling_rank(&j.status)?), j))
+        })
         .max_by(|(a, x), (b, y)| a.cmp(b).then_with(|| age(x).cmp(&age(y))));
     let customer_of = |j: &Judged<'_>| {
         let customer = j.standing.subscription.customer.clone();
         customer.filter(|_| !j.standing.customer_deleted).or_else(|| linked.cloned())
     };
 
-    if let Some(((plan, _), j)) = governing {
-        let plan = catalog.plan(plan);
+    let named =
+        |j: &Judged<'_>| Some(j.standing.subscription.id.clone()).filter(|_| !j.standing.subscription.is_placeholder());
+    let told = |j: &Judged<'_>| if j.held { j.status.as_str().to_owned() } else { shown(&j.status) };
+    if let Some(((_, plan, _), j)) = governing {
+        let plan = plan.map(|plan| catalog.plan(plan));
         let snapshot = &j.standing.subscription.snapshot;
+        let own = plan.and_then(|plan| plan.monthly_limit).map(i64::from);
+        let tier = plan.map(|plan| plan.tier.as_str()).or_else(|| j.standing.subscription.tier());
         let interval = j.item.and_then(Item::billed_every);
         let projection = Projection {
             entitlement: Entitlement {
-                tier: plan.tier.clone(),
-                status: shown(&j.status),
+                tier: tier.unwrap_or(FREE).to_owned(),
+                status: told(j),
                 access: true,
-                limit: plan.monthly_limit.map(i64::from),
+                limit: j.standing.subscription.hosts_limit().unwrap_or(own),
                 current_period_end: snapshot.period_end,
                 cancel_at: snapshot.scheduled_end(),
             },
             customer: customer_of(j),
-            subscription: Some(j.standing.subscription.id.clone()),
+            subscription: named(j),
         };
-        let window = OpenWindow::of(j.standing.subscription, interval, now);
+        let window = match named(j) {
+            Some(_) => OpenWindow::of(j.standing.subscription, interval, now),
+            // Its count goes over to the subscription's own window once that is known.
+            None => OpenWindow { provisional: true, ..OpenWindow::free(now) },
+        };
         return (projection, Outlook::new(window, snapshot.trial_start, changes_at, now));
     }
     let rest = judged
@@ -313,14 +358,14 @@ fn from_subscriptions(
     let projection = Projection {
         entitlement: Entitlement {
             tier: FREE.to_owned(),
-            status: rest.map_or_else(|| "active".to_owned(), |j| shown(&j.status)),
+            status: rest.map_or_else(|| "active".to_owned(), told),
             access: false,
             limit: free.monthly_limit.map(i64::from),
             current_period_end: None,
             cancel_at: None,
         },
         customer: rest.map_or_else(|| linked.cloned(), customer_of),
-        subscription: rest.map(|j| j.standing.subscription.id.clone()),
+        subscription: rest.and_then(named),
     };
     (projection, Outlook::new(OpenWindow::free(now), None, changes_at, now))
 }

@@ -9,14 +9,19 @@ use entity::{
     usage_periods,
     users::{ActiveModel, Column, Entity, Model},
 };
-use sea_orm::{ActiveValue::Set, ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, SqlErr};
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, ConnectionTrait as _, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, RuntimeErr, SqlErr,
+    sea_query::{Expr, Query},
+    sqlx,
+};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
     apply::{Rules, reproject},
     catalog::Catalog,
-    db::Db,
+    db::{self, Db},
     policy::Policy,
     processor::{
         load::{Access, Needs, load, needs_of_user, open_window},
@@ -73,9 +78,32 @@ pub enum PutError {
     /// Somebody else's address.
     #[error("another user has this e-mail address; addresses are unique without regard to case")]
     EmailTaken,
+    /// The table is the host's, and wants more of a new user than we know.
+    #[error(
+        "the table `users` is your application's own, and a new row in it needs what only your application knows ({needs}); make the user there (INSERT \
+         INTO users …), and Trueup has them at once; PUT is then only needed to change the address or the name"
+    )]
+    HostMakesUsers {
+        /// A column or a constraint.
+        needs: String,
+    },
     /// The database.
     #[error("the user could not be stored: {0}")]
     Database(#[from] DbErr),
+}
+
+/// What a host's table misses in a row of ours: a column without a value (23502), a row elsewhere (23503), something that a check asks for (23514).
+fn missed(error: &DbErr) -> Option<String> {
+    let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
+        return None;
+    };
+    let sqlx::Error::Database(database) = &**inner else { return None };
+    let database = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+    match database.code() {
+        "23502" => Some(format!("the column `{}`", database.column().unwrap_or("?"))),
+        "23503" | "23514" => Some(format!("the constraint `{}`", database.constraint().unwrap_or("?"))),
+        _ => None,
+    }
 }
 
 /// A user as the host tells it.
@@ -117,7 +145,10 @@ pub async fn put(db: &Db, catalog: &Catalog, policy: &Policy, told: UserTold) ->
     let created = existing.is_none();
     let taken = |error: DbErr| match error.sql_err() {
         Some(SqlErr::UniqueConstraintViolation(_)) => PutError::EmailTaken,
-        _ => PutError::Database(error),
+        _ => match missed(&error) {
+            Some(needs) => PutError::HostMakesUsers { needs },
+            None => PutError::Database(error),
+        },
     };
     if created {
         let row = ActiveModel {
@@ -129,12 +160,13 @@ pub async fn put(db: &Db, catalog: &Catalog, policy: &Policy, told: UserTold) ->
         };
         Entity::insert(row).exec_without_returning(&*tx).await.map_err(taken)?;
     } else {
-        let mut row =
-            ActiveModel { id: Set(told.id), email: Set(email.clone()), updated_at: Set(now), ..Default::default() };
-        if told.full_name.is_some() {
-            row.full_name = Set(told.full_name.clone());
+        let mut update = Query::update();
+        update.table(Entity).value(Column::Email, email.clone()).value("updated_at", Expr::cust(db::now(db.backend())));
+        if let Some(name) = &told.full_name {
+            update.value(Column::FullName, name.clone());
         }
-        Entity::update(row).validate()?.exec(&*tx).await.map_err(taken)?;
+        update.and_where(Column::Id.eq(told.id));
+        tx.execute(&update).await.map_err(taken)?;
     }
     // Anew: what came in while the lock was waited for belongs to the user as well. No further keys are taken now that the row is held;
     // whoever holds one of them waits for the row, and derives from what is written here.

@@ -243,6 +243,8 @@ text_enum!(
         Absent = "absent",
         /// A user whose stored tier, status or access is not what the stored facts say.
         Projection = "projection",
+        /// What the host had of a subscription before its database was adopted, and nothing at Stripe bears out.
+        Unconfirmed = "unconfirmed",
     }
 );
 

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::{Time, ids::UserId};
 
 /// One user. The `subscription_*` and `usage_*` columns are Trueup's projection; the host reads them, and does not write them.
+///
+/// `last_login`, `created_at` and `updated_at` are not among these: a host that was there first may have them without time zone, and nothing
+/// here ever reads them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DeriveEntityModel)]
 #[sea_orm(table_name = "users")]
 pub struct Model {
@@ -46,12 +49,6 @@ pub struct Model {
     pub entitlement_changes_at: Option<Time>,
     /// From then on window and entitlement have to be derived anew. The epoch: at once.
     pub rolls_at: Time,
-    /// Written by the host.
-    pub last_login: Option<Time>,
-    /// When the row was made.
-    pub created_at: Time,
-    /// When the row last changed.
-    pub updated_at: Time,
 }
 
 /// No relations: the domain reads sets of rows, never graphs.

@@ -50,7 +50,9 @@ pub struct Family {
 /// Every family, sorted by name.
 pub fn families() -> Vec<Family> {
     let metrics = Metrics::new("", []);
-    HttpMethod::ALL.iter().for_each(|method| metrics.http_route("/", *method));
+    for method in HttpMethod::ALL {
+        metrics.http_route("/", *method);
+    }
     metrics.job("any");
     metrics.tiers(["free"]);
     metrics.show_everything();

@@ -1,6 +1,6 @@
 //! What Prometheus sees of Trueup.
 //!
-//! [`Metrics`] is the one place that defines every family: its name, its help, its labels; a file for each area, and [`families`] lists
+//! [`Metrics`] is the one place that defines every family: its name, its help, its labels; a file for each area, and [`families()`] lists
 //! them all. Label values come from the closed enums of [`labels`], or from lists that are fixed when the process starts; no id, URL, e-mail
 //! address or error text is ever one. This crate knows neither the database nor the domain: whoever does something tells it what was done.
 //!

@@ -30,6 +30,7 @@ pub(crate) struct ReconcileFamilies {
     repaired: IntCounter,
     refused: IntCounter,
     last_complete: Gauge,
+    awaiting_release: Gauge,
     recovered_events: IntCounter,
     endpoint_healthy: Gauge,
     endpoint_checked: Gauge,
@@ -68,6 +69,15 @@ impl ReconcileFamilies {
                 Gauge::new(
                     "trueup_reconcile_last_complete_timestamp_seconds",
                     shared!("When a reconciliation of everybody last came to its end, in seconds since 1970; 0 where none ever did."),
+                ),
+            ),
+            awaiting_release: parts.jobs.gauge(
+                r,
+                Gauge::new(
+                    "trueup_reconcile_awaiting_release",
+                    shared!(
+                        "1 while an adopted database waits for the go-ahead of its first reconciliation (trueup reconcile release), so that nothing is repaired; else 0."
+                    ),
                 ),
             ),
             recovered_events: registered(
@@ -129,6 +139,11 @@ impl Metrics {
         }
         families.repaired.inc_by(done.repaired);
         families.refused.inc_by(u64::from(done.refused));
+    }
+
+    /// Whether an adopted database waits for the go-ahead of its first reconciliation.
+    pub fn reconcile_awaiting_release(&self, waits: bool) {
+        self.reconcile.awaiting_release.set(if waits { 1.0 } else { 0.0 });
     }
 
     /// So many events were recovered.
@@ -193,12 +208,14 @@ mod tests {
         metrics.events_recovered(3);
         metrics.endpoint_looked_at(1_790_000_001, false, [EndpointFinding::Disabled, EndpointFinding::SomeEvents]);
         metrics.endpoint_looked_at(1_790_000_002, false, [EndpointFinding::Disabled]);
+        metrics.reconcile_awaiting_release(true);
         for (series, told) in [
             ("trueup_reconcile_scanned_total", "150"),
             ("trueup_reconcile_drift_total{kind=\"missing\"}", "3"),
             ("trueup_reconcile_repaired_total", "2"),
             ("trueup_reconcile_refused_total", "1"),
             ("trueup_reconcile_last_complete_timestamp_seconds", "1790000000"),
+            ("trueup_reconcile_awaiting_release", "1"),
             ("trueup_recovered_events_total", "3"),
             ("trueup_stripe_endpoint_healthy", "0"),
             ("trueup_stripe_endpoint_checked_timestamp_seconds", "1790000002"),

@@ -10,6 +10,7 @@ use sea_orm::DbBackend;
 use sea_orm_migration::{SchemaManagerConnection, prelude::*};
 
 use crate::{
+    adoption::is_adopted,
     dialect::{ask, is_planning, run},
     made::{self, Made},
 };
@@ -31,6 +32,29 @@ pub(crate) struct Index {
     pub(crate) needs: &'static [(&'static str, &'static str)],
     /// For the kinds that only PostgreSQL has.
     pub(crate) postgres_only: bool,
+}
+
+impl Index {
+    /// On a table of ours, in the words of both databases.
+    pub(crate) const fn new(name: &'static str, table: &'static str, on: &'static str) -> Self {
+        Self { name, table, kind: "INDEX", on, needs: &[], postgres_only: false }
+    }
+
+    /// The same, and it keeps something unique.
+    pub(crate) const fn unique(name: &'static str, table: &'static str, on: &'static str) -> Self {
+        Self { kind: "UNIQUE INDEX", ..Self::new(name, table, on) }
+    }
+}
+
+/// Makes indexes on tables that are as new as they. On those that are adopted they are built later, beside whoever writes: see
+/// [`crate::adoption`].
+pub(crate) async fn make(manager: &SchemaManager<'_>, indexes: &[Index]) -> Result<(), DbErr> {
+    for Index { name, table, kind, on, .. } in indexes {
+        if !is_adopted(manager, table).await? {
+            run(manager, &[&format!("CREATE {kind} {name} ON {table} {on}")]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// How an index stands in PostgreSQL's catalogue.

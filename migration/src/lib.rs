@@ -6,12 +6,15 @@
 //! - [`verify()`]: the schema of a database, beside the one that these migrations make
 //! - [`usage()`]: how large the indexes are, and how often each was used
 //! - one module per migration, in the order of their names
+//! - `adoption`: a database in which a host lives already; [`carry_over_again`] until Trueup takes over
 //! - `dialect`, `indexes`, `policies`, `made`: what migrations are written with
 //! - `ground`: the connections that they run on
 
+mod adoption;
 mod dialect;
 mod ground;
 mod indexes;
+mod m20261124_000000_ground;
 mod m20261124_000001_core;
 mod m20261124_000002_jobs;
 mod m20261124_000003_usage;
@@ -21,6 +24,7 @@ mod m20261124_000006_outbox_and_feed;
 mod m20261124_000007_production_schema;
 mod m20261124_000008_policies;
 mod m20261124_000009_production_indexes;
+mod m20261125_000001_adoption;
 mod made;
 mod plan;
 mod policies;
@@ -28,6 +32,7 @@ mod runner;
 mod usage;
 mod verify;
 
+pub use adoption::carry_over_again;
 pub use ground::Target;
 pub use plan::{Plan, Planned, plan};
 pub use runner::{MigrateError, State, down, newer, pending, status, up};
@@ -42,6 +47,7 @@ pub struct Migrator;
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
+            Box::new(m20261124_000000_ground::Migration),
             Box::new(m20261124_000001_core::Migration),
             Box::new(m20261124_000002_jobs::Migration),
             Box::new(m20261124_000003_usage::Migration),
@@ -51,6 +57,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000007_production_schema::Migration),
             Box::new(m20261124_000008_policies::Migration),
             Box::new(m20261124_000009_production_indexes::Migration),
+            Box::new(m20261125_000001_adoption::Migration),
         ]
     }
 }

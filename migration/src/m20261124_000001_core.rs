@@ -2,7 +2,12 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::dialect::run;
+use crate::{
+    adoption::{self, columns},
+    dialect::run,
+    indexes::{Index, make},
+    made::SETTINGS,
+};
 
 pub(crate) struct Migration;
 
@@ -181,44 +186,61 @@ CREATE TABLE email_outbox (
     created_at {time} NOT NULL DEFAULT {now}
 )";
 
-const SETTINGS: &str = "
-CREATE TABLE settings (
-    name {text} PRIMARY KEY,
-    value {text} NOT NULL,
-    updated_at {time} NOT NULL DEFAULT {now}
-)";
-
-const INDEXES: &[&str] = &[
-    "CREATE UNIQUE INDEX users_email_key ON users (lower(email {bytewise}))",
-    "CREATE INDEX idx_users_stripe_customer_lookup ON users (subscription_stripe_customer_id)
-        WHERE subscription_stripe_customer_id IS NOT NULL",
-    "CREATE UNIQUE INDEX idx_stripe_webhooks_event_id ON stripe_webhooks (event_id)",
+pub(crate) const INDEXES: &[Index] = &[
+    Index::unique("users_email_key", "users", "(lower(email {bytewise}))"),
+    Index::new(
+        "idx_users_stripe_customer_lookup",
+        "users",
+        "(subscription_stripe_customer_id)
+            WHERE subscription_stripe_customer_id IS NOT NULL",
+    ),
+    Index::unique("idx_stripe_webhooks_event_id", "stripe_webhooks", "(event_id)"),
     // Newest first, in lists and by status.
-    "CREATE INDEX idx_stripe_webhooks_recent ON stripe_webhooks (created_at DESC, id DESC)",
-    "CREATE INDEX idx_stripe_webhooks_status ON stripe_webhooks (processing_status, created_at DESC)
-        WHERE processing_status IN ('failed', 'skipped')",
-    "CREATE INDEX idx_stripe_webhooks_customer ON stripe_webhooks (stripe_customer_id)
-        WHERE stripe_customer_id IS NOT NULL",
-    "CREATE INDEX idx_stripe_webhooks_user ON stripe_webhooks (user_id) WHERE user_id IS NOT NULL",
+    Index::new("idx_stripe_webhooks_recent", "stripe_webhooks", "(created_at DESC, id DESC)"),
+    Index::new(
+        "idx_stripe_webhooks_status",
+        "stripe_webhooks",
+        "(processing_status, created_at DESC)
+            WHERE processing_status IN ('failed', 'skipped')",
+    ),
+    Index::new(
+        "idx_stripe_webhooks_customer",
+        "stripe_webhooks",
+        "(stripe_customer_id)
+            WHERE stripe_customer_id IS NOT NULL",
+    ),
+    Index::new("idx_stripe_webhooks_user", "stripe_webhooks", "(user_id) WHERE user_id IS NOT NULL"),
     // The queue: what is due, what is claimed, what waits for a user.
-    "CREATE INDEX stripe_webhooks_due ON stripe_webhooks (next_attempt_at)
-        WHERE processing_status = 'pending' AND signature_verified AND crashes < 2",
-    "CREATE INDEX stripe_webhooks_suspect ON stripe_webhooks (next_attempt_at)
-        WHERE processing_status = 'pending' AND signature_verified AND crashes >= 2",
-    "CREATE INDEX stripe_webhooks_claimed ON stripe_webhooks (claimed_until) WHERE processing_status = 'processing'",
-    "CREATE INDEX stripe_webhooks_waiting ON stripe_webhooks (waits_for) WHERE waits_for IS NOT NULL",
-    "CREATE INDEX stripe_customers_user ON stripe_customers (user_id) WHERE user_id IS NOT NULL",
-    "CREATE INDEX stripe_customers_link_user ON stripe_customers (link_user_id) WHERE link_user_id IS NOT NULL",
-    "CREATE INDEX stripe_customers_email ON stripe_customers (lower(email {bytewise}))",
-    "CREATE INDEX subscriptions_user ON subscriptions (user_id) WHERE user_id IS NOT NULL",
-    "CREATE INDEX subscriptions_link_user ON subscriptions (link_user_id) WHERE link_user_id IS NOT NULL",
-    "CREATE INDEX subscriptions_customer ON subscriptions (stripe_customer_id) WHERE stripe_customer_id IS NOT NULL",
-    "CREATE INDEX subscriptions_refresh ON subscriptions (id) WHERE needs_refresh",
-    "CREATE INDEX invoices_subscription ON invoices (subscription_id, stripe_created_at DESC {nulls_last}, id {bytewise} DESC)
-        WHERE subscription_id IS NOT NULL",
-    "CREATE INDEX invoices_user ON invoices (user_id) WHERE user_id IS NOT NULL",
-    "CREATE INDEX entitlement_changes_user ON entitlement_changes (user_id, changed_at DESC, id DESC)",
-    "CREATE INDEX email_outbox_due ON email_outbox (next_attempt_at) WHERE status = 'pending'",
+    Index::new(
+        "stripe_webhooks_due",
+        "stripe_webhooks",
+        "(next_attempt_at)
+            WHERE processing_status = 'pending' AND signature_verified AND crashes < 2",
+    ),
+    Index::new(
+        "stripe_webhooks_suspect",
+        "stripe_webhooks",
+        "(next_attempt_at)
+            WHERE processing_status = 'pending' AND signature_verified AND crashes >= 2",
+    ),
+    Index::new("stripe_webhooks_claimed", "stripe_webhooks", "(claimed_until) WHERE processing_status = 'processing'"),
+    Index::new("stripe_webhooks_waiting", "stripe_webhooks", "(waits_for) WHERE waits_for IS NOT NULL"),
+    Index::new("stripe_customers_user", "stripe_customers", "(user_id) WHERE user_id IS NOT NULL"),
+    Index::new("stripe_customers_link_user", "stripe_customers", "(link_user_id) WHERE link_user_id IS NOT NULL"),
+    Index::new("stripe_customers_email", "stripe_customers", "(lower(email {bytewise}))"),
+    Index::new("subscriptions_user", "subscriptions", "(user_id) WHERE user_id IS NOT NULL"),
+    Index::new("subscriptions_link_user", "subscriptions", "(link_user_id) WHERE link_user_id IS NOT NULL"),
+    Index::new("subscriptions_customer", "subscriptions", "(stripe_customer_id) WHERE stripe_customer_id IS NOT NULL"),
+    Index::new("subscriptions_refresh", "subscriptions", "(id) WHERE needs_refresh"),
+    Index::new(
+        "invoices_subscription",
+        "invoices",
+        "(subscription_id, stripe_created_at DESC {nulls_last}, id {bytewise} DESC)
+            WHERE subscription_id IS NOT NULL",
+    ),
+    Index::new("invoices_user", "invoices", "(user_id) WHERE user_id IS NOT NULL"),
+    Index::new("entitlement_changes_user", "entitlement_changes", "(user_id, changed_at DESC, id DESC)"),
+    Index::new("email_outbox_due", "email_outbox", "(next_attempt_at) WHERE status = 'pending'"),
 ];
 
 /// Payloads compress to a third with lz4 at a fraction of pglz's cost; the queue's rows change three times in their
@@ -232,32 +254,75 @@ const POSTGRES_STORAGE: &[&str] = &[
     "ALTER TABLE stripe_webhooks SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05)",
 ];
 
+/// Takes the host's tables, all at once and not for long: references to a table and new columns of it need it for themselves, and whoever took
+/// them one by one could come to wait for somebody who waits for him.
+async fn hold(manager: &SchemaManager<'_>, users: bool, webhooks: bool) -> Result<(), DbErr> {
+    let tables: Vec<&str> = [("users", users), ("stripe_webhooks", webhooks)]
+        .iter()
+        .filter(|(_, hold)| *hold)
+        .map(|(name, _)| *name)
+        .collect();
+    if tables.is_empty() {
+        return Ok(());
+    }
+    run(manager, &[adoption::PATIENCE, &format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "))]).await
+}
+
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        run(manager, &[USERS, WEBHOOKS, CUSTOMERS, SUBSCRIPTIONS, INVOICES, CHANGES, OUTBOX, SETTINGS]).await?;
-        run(manager, INDEXES).await?;
-        if manager.get_database_backend() == DbBackend::Postgres {
+        let users = adoption::is_adopted(manager, "users").await?;
+        let webhooks = adoption::is_adopted(manager, "stripe_webhooks").await?;
+        hold(manager, users, webhooks).await?;
+        run(manager, &[SETTINGS]).await?;
+        if users {
+            let there = columns::columns(manager.get_connection(), "users").await?;
+            let statements = columns::adopting("users", &there, columns::USERS);
+            run(manager, &statements.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        } else {
+            run(manager, &[USERS]).await?;
+        }
+        if webhooks {
+            adoption::inbox::alter(manager).await?;
+        } else {
+            run(manager, &[WEBHOOKS]).await?;
+        }
+        run(manager, &[CUSTOMERS, SUBSCRIPTIONS, INVOICES, CHANGES, OUTBOX]).await?;
+        make(manager, INDEXES).await?;
+        if manager.get_database_backend() == DbBackend::Postgres && !webhooks {
             run(manager, POSTGRES_STORAGE).await?;
         }
         Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let users = adoption::is_adopted(manager, "users").await?;
+        let webhooks = adoption::is_adopted(manager, "stripe_webhooks").await?;
+        hold(manager, users, webhooks).await?;
         run(
             manager,
             &[
-                "DROP TABLE settings",
                 "DROP TABLE email_outbox",
                 "DROP TABLE entitlement_changes",
                 "DROP TABLE invoices",
                 "DROP TABLE subscriptions",
                 "DROP TABLE stripe_customers",
-                "DROP TABLE stripe_webhooks",
-                "DROP TABLE users",
             ],
         )
-        .await
+        .await?;
+        if webhooks {
+            adoption::inbox::leave(manager).await?;
+        } else {
+            run(manager, &["DROP TABLE stripe_webhooks"]).await?;
+        }
+        if users {
+            let statements = columns::leaving(manager.get_connection(), "users").await?;
+            run(manager, &statements.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        } else {
+            run(manager, &["DROP TABLE users"]).await?;
+        }
+        // What is noted of an adoption goes with its first step.
+        if users || webhooks { Ok(()) } else { run(manager, &["DROP TABLE settings"]).await }
     }
 
     fn use_transaction(&self) -> Option<bool> {

@@ -2,7 +2,11 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::dialect::run;
+use crate::{
+    adoption::{self, is_adopted},
+    dialect::run,
+    indexes::{Index, make},
+};
 
 pub(crate) struct Migration;
 
@@ -56,11 +60,15 @@ CREATE TABLE tier_overrides (
     created_at {time} NOT NULL DEFAULT {now}
 )";
 
-const INDEXES: &[&str] = &[
+pub(crate) const INDEXES: &[Index] = &[
     // With the id: whoever works off what is due goes on where it was, and meets every other index in order.
-    "CREATE INDEX users_rolls_at ON users (rolls_at, id)",
-    "CREATE INDEX users_entitlement_changes_at ON users (entitlement_changes_at, id)
-        WHERE entitlement_changes_at IS NOT NULL",
+    Index::new("users_rolls_at", "users", "(rolls_at, id)"),
+    Index::new(
+        "users_entitlement_changes_at",
+        "users",
+        "(entitlement_changes_at, id)
+            WHERE entitlement_changes_at IS NOT NULL",
+    ),
 ];
 
 /// A row of the ledger changes in place: as its window counts, and when it is left. Records are only ever added at the end, and pruned
@@ -75,22 +83,28 @@ const SQLITE: &[&str] = &["CREATE INDEX usage_records_created_at ON usage_record
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if is_adopted(manager, "users").await? {
+            run(manager, &[adoption::PATIENCE, "LOCK TABLE users IN ACCESS EXCLUSIVE MODE"]).await?;
+        }
         run(manager, USERS).await?;
         run(manager, &[PERIODS, RECORDS, OVERRIDES]).await?;
-        run(manager, INDEXES).await?;
+        make(manager, INDEXES).await?;
         let own = if manager.get_database_backend() == DbBackend::Postgres { POSTGRES } else { SQLITE };
         run(manager, own).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if is_adopted(manager, "users").await? {
+            run(manager, &[adoption::PATIENCE, "LOCK TABLE users IN ACCESS EXCLUSIVE MODE"]).await?;
+        }
         run(
             manager,
             &[
                 "DROP TABLE tier_overrides",
                 "DROP TABLE usage_records",
                 "DROP TABLE usage_periods",
-                "DROP INDEX users_entitlement_changes_at",
-                "DROP INDEX users_rolls_at",
+                "DROP INDEX IF EXISTS users_entitlement_changes_at",
+                "DROP INDEX IF EXISTS users_rolls_at",
                 "ALTER TABLE users DROP COLUMN rolls_at",
                 "ALTER TABLE users DROP COLUMN entitlement_changes_at",
                 "ALTER TABLE users DROP COLUMN usage_provisional",

@@ -2,7 +2,10 @@
 
 use sea_orm_migration::prelude::*;
 
-use crate::dialect::run;
+use crate::{
+    adoption::{self, is_adopted},
+    dialect::run,
+};
 
 pub(crate) struct Migration;
 
@@ -66,11 +69,17 @@ const INDEXES: &[&str] = &[
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if is_adopted(manager, "users").await? {
+            run(manager, &[adoption::PATIENCE]).await?;
+        }
         run(manager, &[RECONCILIATIONS, DRIFTS, CURSORS]).await?;
         run(manager, INDEXES).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if is_adopted(manager, "users").await? {
+            run(manager, &[adoption::PATIENCE]).await?;
+        }
         run(manager, &["DROP TABLE stripe_cursors", "DROP TABLE reconciliation_drifts", "DROP TABLE reconciliations"])
             .await
     }

@@ -2,7 +2,12 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::{dialect::run, policies::secure_functions};
+use crate::{
+    adoption::{self, is_adopted},
+    dialect::run,
+    indexes::{Index, make},
+    policies::secure_functions,
+};
 
 pub(crate) struct Migration;
 
@@ -24,12 +29,21 @@ const OUTBOX: &[&str] = &[
 
 /// Only what is done can be pruned, so the first index holds what is to be emptied, the second what is to be deleted, and neither what the
 /// queue is made of.
-const WEBHOOKS: &[&str] = &[
-    "ALTER TABLE stripe_webhooks ADD COLUMN payload_emptied_at {time}",
-    "CREATE INDEX stripe_webhooks_full ON stripe_webhooks (processed_at)
-        WHERE payload_emptied_at IS NULL AND processing_status IN ('completed', 'skipped')",
-    "CREATE INDEX stripe_webhooks_emptied ON stripe_webhooks (processed_at)
-        WHERE payload_emptied_at IS NOT NULL AND processing_status IN ('completed', 'skipped')",
+const WEBHOOKS: &[&str] = &["ALTER TABLE stripe_webhooks ADD COLUMN payload_emptied_at {time}"];
+
+pub(crate) const INDEXES: &[Index] = &[
+    Index::new(
+        "stripe_webhooks_full",
+        "stripe_webhooks",
+        "(processed_at)
+            WHERE payload_emptied_at IS NULL AND processing_status IN ('completed', 'skipped')",
+    ),
+    Index::new(
+        "stripe_webhooks_emptied",
+        "stripe_webhooks",
+        "(processed_at)
+            WHERE payload_emptied_at IS NOT NULL AND processing_status IN ('completed', 'skipped')",
+    ),
 ];
 
 /// `number` is given after the commit, by whoever reads the feed; the counter outlives the rows.
@@ -62,8 +76,12 @@ const SQLITE_FEED: &[&str] =
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        run(manager, OUTBOX).await?;
+        if is_adopted(manager, "stripe_webhooks").await? {
+            run(manager, &[adoption::PATIENCE]).await?;
+        }
         run(manager, WEBHOOKS).await?;
+        make(manager, INDEXES).await?;
+        run(manager, OUTBOX).await?;
         run(manager, FEED).await?;
         let postgres = manager.get_database_backend() == DbBackend::Postgres;
         run(manager, if postgres { POSTGRES_FEED } else { SQLITE_FEED }).await?;
@@ -72,6 +90,9 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if is_adopted(manager, "stripe_webhooks").await? {
+            run(manager, &[adoption::PATIENCE]).await?;
+        }
         if manager.get_database_backend() == DbBackend::Postgres {
             run(
                 manager,
@@ -92,8 +113,8 @@ impl MigrationTrait for Migration {
                 "DROP INDEX entitlement_changes_number",
                 "ALTER TABLE entitlement_changes DROP COLUMN number",
                 "DROP TABLE change_feed",
-                "DROP INDEX stripe_webhooks_emptied",
-                "DROP INDEX stripe_webhooks_full",
+                "DROP INDEX IF EXISTS stripe_webhooks_emptied",
+                "DROP INDEX IF EXISTS stripe_webhooks_full",
                 "ALTER TABLE stripe_webhooks DROP COLUMN payload_emptied_at",
                 "DROP INDEX email_outbox_done",
                 "DROP INDEX email_outbox_claimed",

@@ -58,28 +58,30 @@ const HOST_TABLES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Functions of these names that the host has are put by, to be restored by `down`: two of one name would make calls ambiguous.
+/// Functions of these names that the host has are put by under another, with their rights and all, to be given back by `down`: two of one
+/// name would make calls ambiguous.
 const PUT_BY: &str = "DO $$
 DECLARE
     f record;
 BEGIN
-    FOR f IN SELECT p.oid, p.oid::regprocedure::text AS signature FROM pg_proc AS p
-        WHERE p.pronamespace = quote_ident(current_schema())::regnamespace
+    FOR f IN SELECT p.oid, p.proname::text AS name, p.oid::regprocedure::text AS signature,
+            pg_get_function_identity_arguments(p.oid) AS arguments
+        FROM pg_proc AS p WHERE p.pronamespace = quote_ident(current_schema())::regnamespace
             AND p.proname IN ('get_or_create_webhook', 'mark_webhook_processed', 'get_pending_webhooks', 'get_webhook_stats') LOOP
-        INSERT INTO settings (name, value) VALUES ('replaced.function.' || f.signature, pg_get_functiondef(f.oid))
+        EXECUTE format('ALTER FUNCTION %s RENAME TO %I', f.signature, f.name || '_before_trueup');
+        INSERT INTO settings (name, value) VALUES (format('kept.function.%I(%s)', f.name || '_before_trueup', f.arguments), f.name)
             ON CONFLICT DO NOTHING;
-        EXECUTE format('DROP FUNCTION %s', f.signature);
     END LOOP;
 END $$";
 
 const RESTORE: &str = "DO $$
 DECLARE
-    definition text;
+    kept record;
 BEGIN
-    FOR definition IN SELECT value FROM settings WHERE name LIKE 'replaced.function.%' LOOP
-        EXECUTE definition;
+    FOR kept IN SELECT substr(name, 15) AS signature, value FROM settings WHERE starts_with(name, 'kept.function.') LOOP
+        EXECUTE format('ALTER FUNCTION %s RENAME TO %I', kept.signature, kept.value);
     END LOOP;
-    DELETE FROM settings WHERE name LIKE 'replaced.function.%';
+    DELETE FROM settings WHERE starts_with(name, 'kept.function.');
 END $$";
 
 /// Looks before it inserts, since most calls are repeats; whoever loses a race looks again and finds the winner's row. What is put here is

@@ -4,6 +4,8 @@ use sea_orm::DbBackend;
 use sea_orm_migration::prelude::*;
 
 use crate::{
+    // Turning row-level security on needs a table for itself for a moment.
+    adoption::PATIENCE,
     dialect::run,
     policies::{secure, unsecure},
 };
@@ -41,10 +43,6 @@ const TABLES: &[&str] = &[
     "support_chats",
     "onboarding_status",
 ];
-
-/// Turning row-level security on needs a table for itself for a moment. Whoever waits for that makes everybody else wait, so the wait is
-/// short, and the migration is to be run again where it was too short.
-const PATIENCE: &str = "SET LOCAL lock_timeout = '5s'";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {

@@ -8,6 +8,14 @@ use sea_orm_migration::prelude::*;
 
 use crate::dialect::{ask, run};
 
+/// Where notes are kept. Where a database is adopted, it comes before everything else.
+pub(crate) const SETTINGS: &str = "
+CREATE TABLE IF NOT EXISTS settings (
+    name {text} PRIMARY KEY,
+    value {text} NOT NULL,
+    updated_at {time} NOT NULL DEFAULT {now}
+)";
+
 /// What a note is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {

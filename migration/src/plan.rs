@@ -7,6 +7,7 @@ use sea_orm_migration::{MigrationStatus, prelude::*, seaql_migrations};
 
 use crate::{
     Migrator,
+    adoption::preflight,
     dialect::planned,
     ground::{Ground, Target, begin},
     runner::MigrateError,
@@ -63,14 +64,18 @@ pub async fn plan<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<P
     Ok(Plan { migrations: planned? })
 }
 
-async fn reading_only(ground: &Ground, steps: Option<u32>) -> Result<Vec<Planned>, DbErr> {
+async fn reading_only(ground: &Ground, steps: Option<u32>) -> Result<Vec<Planned>, MigrateError> {
     let tx = begin(&ground.db).await?;
     if tx.get_database_backend() == DbBackend::Sqlite {
         tx.execute_unprepared("PRAGMA query_only = ON").await?;
     } else {
         tx.execute_unprepared("SET TRANSACTION READ ONLY").await?;
     }
-    let planned = in_transaction(&tx, steps).await;
+    let planned = match preflight(&tx).await {
+        Ok(wrong) if !wrong.is_empty() => Err(MigrateError::CannotAdopt { wrong }),
+        Ok(_) => in_transaction(&tx, steps).await.map_err(Into::into),
+        Err(error) => Err(error.into()),
+    };
     if tx.get_database_backend() == DbBackend::Sqlite {
         tx.execute_unprepared("PRAGMA query_only = OFF").await?;
     }

@@ -27,20 +27,38 @@ DECLARE
     tab text;
     browser text;
     service boolean := EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role');
+    adopted boolean;
+    rights text;
 BEGIN
     FOREACH tab IN ARRAY ARRAY[{tables}] LOOP
         CONTINUE WHEN to_regclass(tab) IS NULL
             OR (tab IN ({HOST}) AND NOT EXISTS (SELECT FROM settings AS s WHERE s.name = 'made.table.' || tab));
-        IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(tab)) THEN
+        adopted := EXISTS (SELECT FROM settings AS s WHERE s.name = 'adopted.table.' || tab);
+        IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(tab)) AND NOT (adopted AND tab = 'users') THEN
             EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', tab);
             INSERT INTO settings (name, value) VALUES ('made.row_security.' || tab, 'yes') ON CONFLICT DO NOTHING;
         END IF;
         IF service AND NOT EXISTS (
             SELECT FROM pg_policy WHERE polrelid = to_regclass(tab) AND polname = 'trueup_service_role') THEN
             EXECUTE format('CREATE POLICY trueup_service_role ON %I TO service_role USING (true) WITH CHECK (true)', tab);
+            IF adopted THEN
+                SELECT string_agg(p, ', ') INTO rights FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
+                    WHERE NOT has_table_privilege('service_role', to_regclass(tab), p);
+                INSERT INTO settings (name, value) SELECT 'made.grant.' || tab, rights WHERE rights IS NOT NULL
+                    ON CONFLICT DO NOTHING;
+            END IF;
             EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO service_role', tab);
         END IF;
+        -- Who may do what with the host's users is the host's to say: a policy of ours would show columns that are none of ours.
+        CONTINUE WHEN adopted AND tab = 'users';
         FOR browser IN SELECT 'PUBLIC' UNION ALL SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+            IF adopted THEN
+                SELECT string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type) INTO rights
+                    FROM pg_class AS c, aclexplode(c.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+                    WHERE c.oid = to_regclass(tab) AND COALESCE(r.rolname, 'PUBLIC') = browser;
+                INSERT INTO settings (name, value) SELECT 'was.grant.' || tab || '.' || browser, rights WHERE rights IS NOT NULL
+                    ON CONFLICT DO NOTHING;
+            END IF;
             EXECUTE format('REVOKE %s ON %I FROM %s',
                 CASE WHEN tab IN ({SHARED}) THEN 'TRUNCATE, REFERENCES, TRIGGER' ELSE 'ALL' END, tab, browser);
         END LOOP;
@@ -80,7 +98,8 @@ END $$",
     run(manager, &[&sql]).await
 }
 
-/// Takes back what [`secure`] did. Rights that were taken from browsers' roles stay taken: giving them back would open what was closed.
+/// Takes back what [`secure`] did. Rights that were taken from browsers' roles stay taken, since giving them back would open what was closed;
+/// but for a table that the host had before us, which is as open again as it was.
 pub(crate) async fn unsecure(manager: &SchemaManager<'_>, tables: &[&str]) -> Result<(), DbErr> {
     if manager.get_database_backend() != DbBackend::Postgres {
         return Ok(());
@@ -89,9 +108,18 @@ pub(crate) async fn unsecure(manager: &SchemaManager<'_>, tables: &[&str]) -> Re
         "DO $$
 DECLARE
     tab text;
+    rights record;
 BEGIN
     FOREACH tab IN ARRAY ARRAY[{tables}] LOOP
         CONTINUE WHEN to_regclass(tab) IS NULL;
+        FOR rights IN SELECT s.name, s.value FROM settings AS s WHERE s.name = 'made.grant.' || tab LOOP
+            EXECUTE format('REVOKE %s ON %I FROM service_role', rights.value, tab);
+        END LOOP;
+        FOR rights IN SELECT substr(s.name, length('was.grant.' || tab || '.') + 1) AS grantee, s.value FROM settings AS s
+            WHERE starts_with(s.name, 'was.grant.' || tab || '.') LOOP
+            EXECUTE format('GRANT %s ON %I TO %s', rights.value, tab, rights.grantee);
+        END LOOP;
+        DELETE FROM settings AS s WHERE s.name = 'made.grant.' || tab OR starts_with(s.name, 'was.grant.' || tab || '.');
         EXECUTE format('DROP POLICY IF EXISTS trueup_service_role ON %I', tab);
         EXECUTE format('DROP POLICY IF EXISTS trueup_own_row ON %I', tab);
         IF EXISTS (SELECT FROM settings AS s WHERE s.name = 'made.row_security.' || tab) THEN

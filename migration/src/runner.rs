@@ -6,13 +6,14 @@ use std::{
 };
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, Set,
-    Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter,
+    RuntimeErr, Set, Statement, sqlx,
 };
 use sea_orm_migration::{prelude::*, seaql_migrations};
 
 use crate::{
     Migrator,
+    adoption::preflight,
     ground::{Ground, Target, begin},
 };
 
@@ -21,6 +22,9 @@ const LOCK_KEY: i64 = 0x7472_7565_7570;
 
 /// How often the lock is tried for while another process migrates.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// How often a table is tried for that others use: some minutes in all.
+const LOCK_TRIES: u32 = 40;
 
 /// Tries on SQLite, where the loser of a race sees a half-told story and looks again.
 const SQLITE_TRIES: u32 = 20;
@@ -33,6 +37,12 @@ pub enum MigrateError {
         "the database schema could not be migrated: {0}. Whatever is complete was kept, nothing half-done; mend the cause and run `trueup migrate up` again"
     )]
     Database(#[from] DbErr),
+    /// What is there cannot be taken over. Nothing was changed.
+    #[error("this database cannot be adopted, and nothing in it was changed:{}", .wrong.iter().map(|one| format!("\n- {one}")).collect::<String>())]
+    CannotAdopt {
+        /// What stands in the way, each with what to do.
+        wrong: Vec<String>,
+    },
     /// A newer version has migrated.
     #[error(
         "the database was migrated by a newer version than this one ({}): {}. Start that version; or, with its program, take them back: `trueup migrate down --steps {} --yes`",
@@ -61,6 +71,8 @@ pub struct State {
 }
 
 /// Applies what is pending: all of it, or the first `steps`. Safe to call from several processes at once.
+///
+/// A database in which a host lives already is adopted; where that cannot be, it is refused before anything is changed.
 pub async fn up<'a>(db: impl Into<Target<'a>>, steps: Option<u32>) -> Result<(), MigrateError> {
     exclusively(db.into(), Direction::Up, steps).await
 }
@@ -142,6 +154,31 @@ impl Direction {
         }
     }
 
+    /// The same, again and again where a table could not be had in time. Every migration that is done stays done, so the steps that are left
+    /// are counted anew.
+    async fn persistently(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
+        let before = count(db).await?;
+        let mut tries = 0;
+        loop {
+            let done = count(db).await?.abs_diff(before);
+            let left =
+                steps.map(|steps| steps.saturating_sub(<u32 as TryFrom<usize>>::try_from(done).unwrap_or(u32::MAX)));
+            if left == Some(0) {
+                return Ok(());
+            }
+            match self.go(db, left).await {
+                Ok(()) if matches!(self, Self::Down) => return forget_all(db).await,
+                Ok(()) => return Ok(()),
+                Err(error) if tries < LOCK_TRIES && is_in_the_way(&error) => {
+                    tries += 1;
+                    tracing::info!(%error, tries, "a table is in use; letting the others go first");
+                    tokio::time::sleep(TRY_AGAIN * tries).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// On PostgreSQL, as [`MigratorTrait`] does it, but that whatever is prepared is prepared within a transaction: behind a pooler nothing else
     /// stays on one connection of the server.
     async fn step_by_step(self, db: &DatabaseConnection, steps: Option<u32>) -> Result<(), DbErr> {
@@ -202,6 +239,31 @@ impl Direction {
     }
 }
 
+/// How many migrations are applied.
+async fn count(db: &DatabaseConnection) -> Result<usize, DbErr> {
+    let tx = begin(db).await?;
+    let applied = applied(&tx).await?;
+    tx.commit().await?;
+    Ok(applied.len())
+}
+
+/// Once nothing is applied any more, the list of what is goes as well: nothing of ours is left.
+async fn forget_all(db: &DatabaseConnection) -> Result<(), DbErr> {
+    let sql = "DO $$ BEGIN
+        IF to_regclass('seaql_migrations') IS NOT NULL AND NOT EXISTS (SELECT FROM seaql_migrations) THEN
+            DROP TABLE seaql_migrations;
+        END IF;
+    END $$";
+    db.execute_unprepared(sql).await.map(|_| ())
+}
+
+/// True where a lock was not to be had in time (55P03), or would have been waited for in a circle (40P01).
+fn is_in_the_way(error: &DbErr) -> bool {
+    matches!(error, DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))
+        if matches!(&**inner, sqlx::Error::Database(database)
+            if matches!(database.code().as_deref(), Some("55P03" | "40P01"))))
+}
+
 /// Migrates while no other process does.
 ///
 /// PostgreSQL: under an advisory lock of a transaction of its own, which needs no session (a pooler in transaction mode
@@ -236,9 +298,15 @@ async fn locked(db: &DatabaseConnection, direction: Direction, steps: Option<u32
     let looking = begin(db).await?;
     status(&looking).await?;
     refuse_newer(&looking).await?;
+    if matches!(direction, Direction::Up) {
+        let wrong = preflight(&looking).await?;
+        if !wrong.is_empty() {
+            return Err(MigrateError::CannotAdopt { wrong });
+        }
+    }
     looking.commit().await?;
     let lock = lock(db).await?;
-    let done = direction.go(db, steps).await;
+    let done = direction.persistently(db, steps).await;
     let released = lock.commit().await;
     Ok(done.and(released)?)
 }

@@ -195,7 +195,8 @@ def main():
         with running_lock:
             for process in running:
                 process.terminate()
-        os._exit(143)
+        # What runs ends at once, and what waits does not begin.
+        sys.exit(143)
 
     signal.signal(signal.SIGTERM, stop)
     failures = []

@@ -8,6 +8,7 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a test is meant to panic where its ground is not as it must be")]
 
+pub mod host;
 mod roles;
 pub mod smtp;
 pub mod stripe;

@@ -13,6 +13,7 @@ mod jobs;
 mod output;
 mod own_server;
 mod reconcile;
+mod release;
 mod schema;
 mod serve;
 mod simulate;

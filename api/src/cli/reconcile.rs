@@ -16,16 +16,19 @@ use tokio_util::sync::CancellationToken;
 use super::{
     database,
     output::{self, Table, moment, or_dash},
-    users,
+    release, users,
     watch::watched,
     webhooks::parse_moment,
 };
-use crate::{config::Config, stripe};
+use crate::{config::Config, serve::target, stripe};
 
 /// Options of `reconcile`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct ReconcileArgs {
+    #[command(subcommand)]
+    command: Option<ReconcileCommand>,
     /// Only tell what differs; exit code 2 where something does
     #[arg(long)]
     dry_run: bool,
@@ -41,6 +44,13 @@ pub(super) struct ReconcileArgs {
     /// For programs
     #[arg(long)]
     json: bool,
+}
+
+/// What goes with reconciling.
+#[derive(Debug, clap::Subcommand)]
+enum ReconcileCommand {
+    /// Give the first reconciliation of an adopted database the go-ahead, after its dry run was looked at
+    Release(release::ReleaseArgs),
 }
 
 /// Options of `recover`.
@@ -68,9 +78,14 @@ fn client(config: &Config) -> Result<Arc<dyn Stripe>> {
 
 /// `trueup reconcile`
 pub(super) async fn reconcile(args: ReconcileArgs, config: &Config) -> Result<ExitCode> {
-    let ReconcileArgs { dry_run, user, force, accept_account, json } = args;
+    let ReconcileArgs { command, dry_run, user, force, accept_account, json } = args;
+    if let Some(ReconcileCommand::Release(args)) = command {
+        return release::run(args, config).await;
+    }
     let stripe = client(config)?;
     let db = database::open_migrated(config).await?;
+    // Whoever came to pay while the host still did its own billing counts as well.
+    migration::carry_over_again(target(&db), false).await?;
     let user = match user {
         Some(who) => Some(users::find(&db, config, &who).await?.id),
         None => None,
@@ -182,6 +197,9 @@ fn meaning(kind: entity::enums::DriftKind) -> &'static str {
         DriftKind::UnmappedPrice => "a price that no plan names; add it to [[plans]]",
         DriftKind::Absent => "not over here, and unknown to Stripe; nothing is concluded from that",
         DriftKind::Projection => "a user's row is not what the stored facts say",
+        DriftKind::Unconfirmed => {
+            "what the host had before the adoption, and nothing at Stripe bears out; repairing ends it"
+        }
     }
 }
 

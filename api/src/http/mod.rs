@@ -4,10 +4,11 @@
 //! - [`openapi_spec`]: its description
 //!
 //! Inside, from the outside in: `observe` (id, log line, metrics, headers, problems; with `client` and `cors`), `auth` (the gates), one file
-//! for each group of routes (`webhook`, `users`, `usage`, `refresh`, `changes`, `admin`, `jobs`, `overrides`, `reconciliations`, `health`,
+//! for each group of routes (`webhook`, `users`, `usage`, `refresh`, `changes`, `admin`, `jobs`, `overrides`, `reconciliations`, `adoption`, `health`,
 //! `docs`), `body` and `shapes` (what goes in and out), `problem`.
 
 mod admin;
+mod adoption;
 mod auth;
 mod body;
 mod changes;
@@ -45,6 +46,7 @@ use poem_openapi::{
 
 use self::{
     admin::AdminApi,
+    adoption::AdoptionApi,
     auth::{FailedTries, Gate, Role},
     changes::ChangesApi,
     docs::DocsPage,
@@ -71,7 +73,7 @@ type Everything = (
     WebhookApi,
     (UsersApi, UsageApi, RefreshApi),
     ChangesApi,
-    (AdminApi, SubscriptionsApi, OverridesApi, JobsApi, ReconciliationsApi),
+    (AdminApi, SubscriptionsApi, OverridesApi, JobsApi, ReconciliationsApi, AdoptionApi),
     HealthApi,
 );
 
@@ -137,6 +139,7 @@ pub fn routes(app: App) -> BoxEndpoint<'static, Response> {
         OverridesApi(app.clone()),
         JobsApi(app.clone()),
         ReconciliationsApi(app.clone()),
+        AdoptionApi(app.clone()),
     );
 
     // Each group is mounted alone and whole behind its own gate, so no address leads past one.

@@ -49,6 +49,13 @@ pub(super) const NOT_ALLOWED: Kind =
     Kind::new("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method does not fit the address");
 pub(super) const TOO_SLOW: Kind = Kind::new("too-slow", StatusCode::REQUEST_TIMEOUT, "The body came too slowly");
 pub(super) const EMAIL_TAKEN: Kind = Kind::new("email-taken", StatusCode::CONFLICT, "The e-mail address is taken");
+pub(super) const HOST_MAKES_USERS: Kind =
+    Kind::new("host-makes-users", StatusCode::CONFLICT, "Only the host application can make this user");
+pub(super) const AWAITS_RELEASE: Kind =
+    Kind::new("awaits-release", StatusCode::CONFLICT, "An adopted database waits for its go-ahead");
+pub(super) const NOT_ADOPTED: Kind = Kind::new("not-adopted", StatusCode::CONFLICT, "This database was not adopted");
+pub(super) const NOT_RELEASABLE: Kind =
+    Kind::new("not-releasable", StatusCode::CONFLICT, "The go-ahead cannot be given so");
 pub(super) const EVENT_BUSY: Kind = Kind::new("event-busy", StatusCode::CONFLICT, "The event is being applied");
 pub(super) const EVENT_UNVERIFIED: Kind =
     Kind::new("event-unverified", StatusCode::CONFLICT, "Nobody vouches for the event");

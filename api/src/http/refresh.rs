@@ -17,7 +17,7 @@ use super::{
     Tag,
     auth::ApiToken,
     body::Answer,
-    problem::{NOT_CONFIGURED, Problem, RETRY_AFTER, STRIPE_REFUSED, STRIPE_UNAVAILABLE, USER_UNKNOWN},
+    problem::{AWAITS_RELEASE, NOT_CONFIGURED, Problem, RETRY_AFTER, STRIPE_REFUSED, STRIPE_UNAVAILABLE, USER_UNKNOWN},
     shapes::User,
     within,
 };
@@ -87,6 +87,7 @@ impl RefreshApi {
         let UserRefreshed { subscriptions, missing, changes } = done.map_err(|error| match error {
             RefreshError::Unknown(_) => unknown(),
             RefreshError::Stripe(error) => from_stripe(&error),
+            error @ RefreshError::AwaitsRelease => Problem::new(AWAITS_RELEASE, error.to_string()),
             RefreshError::Database(error) => error.into(),
         })?;
         if !changes.is_empty() {

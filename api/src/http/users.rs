@@ -15,7 +15,7 @@ use super::{
     Tag,
     auth::ApiToken,
     body::{Answer, Told},
-    problem::{BAD_REQUEST, EMAIL_TAKEN, INVALID, Problem, USER_UNKNOWN},
+    problem::{BAD_REQUEST, EMAIL_TAKEN, HOST_MAKES_USERS, INVALID, Problem, USER_UNKNOWN},
     shapes::{Change, Timeline, User},
     within,
 };
@@ -64,7 +64,8 @@ fn shown(app: &App, user: UserView) -> User {
 impl UsersApi {
     /// Makes or changes a user
     ///
-    /// Whatever Stripe already said of the user counts at once: parked events are freed. 409 `email-taken`, 422 `invalid`.
+    /// Whatever Stripe already said of the user counts at once: parked events are freed. 409 `email-taken`, 422 `invalid`;
+    /// 409 `host-makes-users` for a new user where the table is the host's and wants more than we know.
     #[oai(path = "/api/v1/users/:id", method = "put", operation_id = "putUser", tag = "Tag::Users")]
     async fn put(&self, _token: ApiToken, id: Path<Uuid>, told: Told<PutUser>) -> Result<PutAnswer, Problem> {
         let Self(app) = self;
@@ -75,6 +76,7 @@ impl UsersApi {
         let (user, created) = within(put).await?.map_err(|error| match error {
             PutError::BadEmail | PutError::BadName => Problem::new(INVALID, error.to_string()),
             PutError::EmailTaken => Problem::new(EMAIL_TAKEN, error.to_string()),
+            PutError::HostMakesUsers { .. } => Problem::new(HOST_MAKES_USERS, error.to_string()),
             PutError::Database(error) => error.into(),
         })?;
         // Events that waited for this user are due now.

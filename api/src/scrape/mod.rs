@@ -9,6 +9,7 @@ mod part;
 use std::{fmt, sync::Arc, time::Duration};
 
 use billing::{
+    adoption,
     db::{Db, DbNews, DbObserver, Fault},
     inbox::records,
     mail::outbox,
@@ -127,6 +128,7 @@ async fn measure_usage(db: Db, metrics: Arc<Metrics>, _: Registry) -> Result<(),
 async fn measure_jobs(db: Db, metrics: Arc<Metrics>, registry: Registry) -> Result<(), DbErr> {
     let paused = control::paused(&db, &registry).await?;
     let reconciled = reconcile::records::last_complete(&db).await?;
+    metrics.reconcile_awaiting_release(adoption::awaits_release(db.reader()).await?);
     metrics.jobs_measured(paused, reconciled.map(|at| at.timestamp()));
     Ok(())
 }

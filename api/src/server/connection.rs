@@ -141,7 +141,7 @@ async fn answer(
     // What is mounted catches its own panics; this is for whatever lies around it.
     let answered = AssertUnwindSafe(line.endpoint.get_response(request)).catch_unwind().await;
     let response = answered.unwrap_or_else(|_panic| {
-        tracing::error!("a request made this server panic; that is a bug, please report it");
+        tracing::error!(after_panic = true, "a request made this server panic; that is a bug, please report it");
         Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).finish()
     });
     response.into()

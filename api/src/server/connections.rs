@@ -47,6 +47,10 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// Of how many connections one gives way when there is no room: looking for it costs a look at all of them, which is shared so.
 const SHARE: usize = 64;
 
+/// Whoever has had an answer on a connection is taken to have waited so much less than somebody who never has: a crowd of strangers does not push
+/// out connections that are in use.
+const KNOWN: Duration = Duration::from_secs(5);
+
 /// Every connection of one listener.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -234,6 +238,8 @@ struct State {
     reading: usize,
     /// Requests that are being worked for.
     working: usize,
+    /// Whether there ever was an answer.
+    answered: bool,
     /// Bytes of bodies.
     held: usize,
     ended: bool,
@@ -249,6 +255,7 @@ impl State {
             write: None,
             reading: 0,
             working: 0,
+            answered: false,
             held: 0,
             ended: false,
         }
@@ -317,6 +324,7 @@ impl Seat {
     fn request_ended(&self, bytes: usize) -> usize {
         let mut state = locked(&self.state);
         state.working -= 1;
+        state.answered = true;
         state.since = Instant::now();
         let freed = bytes.min(state.held);
         state.held -= freed;
@@ -340,10 +348,11 @@ impl Seat {
         std::mem::take(&mut state.held)
     }
 
-    /// Since when the client is waited for; none while anything is being worked for.
+    /// Since when the client is taken to be waited for; none while anything is being worked for.
     fn waiting_since(&self) -> Option<Instant> {
         let state = locked(&self.state);
-        (state.working == 0).then_some(state.since)
+        let since = if state.answered { state.since + KNOWN } else { state.since };
+        (state.working == 0).then_some(since)
     }
 
     /// Since when a body is coming in; none while anything is being worked for.
@@ -396,10 +405,14 @@ mod tests {
         let told: Vec<_> = seats.iter().map(|seat| seat.seat.end.is_cancelled()).collect();
         assert_eq!(told, [false, false, true]);
         assert!(refused(&connections, "gave-way") && !refused(&connections, "full"));
-        let busy = [&seats[1], &new].map(|seat| seat.request(false));
+        // Strangers who have come since do not push out who has just had an answer.
+        tokio::time::advance(KNOWN / 2).await;
+        let stranger = connections.seat().expect("one gives way");
+        assert!(new.seat.end.is_cancelled() && !seats[1].seat.end.is_cancelled());
+        let busy = [&seats[1], &stranger].map(|seat| seat.request(false));
         assert!(connections.seat().is_none(), "each is being worked for");
         assert!(refused(&connections, "full"));
-        drop((work, busy, seats, new));
+        drop((work, busy, seats, new, stranger));
         assert!(connections.metrics.render().contains("trueup_http_connections 0"));
     }
 

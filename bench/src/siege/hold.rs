@@ -43,7 +43,7 @@ pub(crate) async fn slow(address: &str, connections: u32, lasting: Duration) -> 
                 drip(stream, beginning, until).await;
                 longest.fetch_max(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 // As a slow client is slow to come again.
-                sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_secs(1)).await;
             }
         });
     }

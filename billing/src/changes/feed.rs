@@ -105,7 +105,7 @@ async fn look(db: Db, shared: Arc<Shared>) {
             listening = true;
             let (db, shared) = (db.clone(), Arc::clone(&shared));
             tokio::spawn(async move {
-                supervised("listener for changes", || listen(db.clone(), Arc::clone(&shared))).await
+                supervised("listener for changes", || listen(db.clone(), Arc::clone(&shared))).await;
             });
         }
         let tip = tokio::select! {

@@ -42,21 +42,21 @@ pub(super) async fn connect(url: &str, options: &DbOptions) -> Result<Connected,
     let pg = connect_options(&url, options).map_err(refused)?;
     let pooler = if told && options.pooler == Pooler::Auto { Pooler::Transaction } else { options.pooler };
     // Once without the pool: it would try until its time is up, and then know only that.
-    let pooled = match tokio::time::timeout(options.acquire_timeout, look(&pg, pooler)).await {
+    let shares = match tokio::time::timeout(options.acquire_timeout, look(&pg, pooler)).await {
         Ok(looked) => looked.map_err(refused)?,
         Err(_) => return Err(refused(sqlx::Error::PoolTimedOut)),
     };
-    if pooled {
+    if shares {
         tracing::info!(
             "behind a pooler in transaction mode: statements are not kept prepared, and limits are set in each transaction"
         );
     }
     let reserved = options.reserved_connections.min(options.max_connections.saturating_sub(1));
-    let pool = |most| SqlxPostgresConnector::from_sqlx_postgres_pool(pool(&pg, options, most, pooled));
+    let pool = |most| SqlxPostgresConnector::from_sqlx_postgres_pool(pool(&pg, options, most, shares));
     Ok(Connected {
         shared: pool(options.max_connections - reserved),
         reserved: (reserved > 0).then(|| pool(reserved)),
-        begin: pooled.then(|| begin_with_limits(options)),
+        begin: shares.then(|| begin_with_limits(options)),
     })
 }
 

@@ -45,11 +45,10 @@ impl Fault {
     pub fn of(error: &DbErr) -> Self {
         let inner = match error {
             DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => return Self::PoolTimeout,
-            DbErr::ConnectionAcquire(_) => return Self::Connection,
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(RuntimeErr::Internal(_)) => return Self::Connection,
             DbErr::Exec(RuntimeErr::SqlxError(inner))
             | DbErr::Query(RuntimeErr::SqlxError(inner))
             | DbErr::Conn(RuntimeErr::SqlxError(inner)) => inner,
-            DbErr::Conn(_) => return Self::Connection,
             DbErr::Type(_) | DbErr::Json(_) | DbErr::TryIntoErr { .. } => return Self::Data,
             _ => return Self::Other,
         };

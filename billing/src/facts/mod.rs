@@ -13,6 +13,7 @@ pub use customer::{Customer, CustomerTold};
 pub use invoice::{Invoice, InvoiceSnapshot, InvoiceTold, Outcome};
 pub use link::Link;
 pub use subscription::{Item, Kind, Merge, Rank, Snapshot, Subscription, SubscriptionTold, Version};
+pub(crate) use subscription::{UNCONFIRMED, is_placeholder};
 
 use entity::Time;
 

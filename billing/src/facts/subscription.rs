@@ -204,6 +204,18 @@ impl Snapshot {
     }
 }
 
+/// In place of an event's id: the word of a host whose database was adopted (`migration`, `adoption/carry.rs`).
+pub(crate) const ADOPTED: &str = "adopted";
+
+/// In place of an event's id: the end of such a word, which nothing at Stripe bore out.
+pub(crate) const UNCONFIRMED: &str = "unconfirmed";
+
+/// So begins the id of a subscription of which the host did not say how Stripe calls it. Stripe knows of none such, and nobody is shown it.
+const PLACEHOLDER: &str = "sub_adopted_";
+
+/// Under this key of the metadata is the allowance that the host gave.
+const HOSTS_LIMIT: &str = "trueup_usage_limit";
+
 /// What is known of one subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
@@ -251,6 +263,11 @@ pub enum Merge {
     Named,
 }
 
+/// True for an id that Stripe never gave.
+pub(crate) fn is_placeholder(id: &SubscriptionId) -> bool {
+    id.as_str().starts_with(PLACEHOLDER)
+}
+
 impl Subscription {
     /// A subscription of which nothing is known but that it exists.
     pub fn unseen(id: SubscriptionId) -> Self {
@@ -274,6 +291,10 @@ impl Subscription {
             changed = true;
         }
         let Some((rank, kind, snapshot)) = told.snapshot else { return (Merge::Named, changed) };
+        // A checkout's hearsay says less than the host's word.
+        if self.is_held() && rank <= Rank::Provisional && stamp.event_id != UNCONFIRMED {
+            return (Merge::Stale, changed);
+        }
         let version = Version { rank, at: stamp.at, kind, event_id: stamp.event_id.clone() };
         let same_moment = version.moment() == self.version.moment();
         if same_moment && snapshot != self.snapshot && !self.needs_refresh {
@@ -294,6 +315,24 @@ impl Subscription {
         } else {
             (Merge::Stale, changed)
         }
+    }
+
+    /// True for the word of a host whose database was adopted: it holds, whatever its status, until Stripe's own word replaces it, or a
+    /// reconciliation that was given the go-ahead finds nothing that bears it out.
+    pub fn is_held(&self) -> bool {
+        self.version.rank == Rank::Provisional && self.version.event_id == ADOPTED
+    }
+
+    /// True where the host did not say how Stripe calls it.
+    pub fn is_placeholder(&self) -> bool {
+        is_placeholder(&self.id)
+    }
+
+    /// The allowance that the host gave, while only the host's word is known: none where it gave none of its own, and within, none for
+    /// unlimited.
+    pub fn hosts_limit(&self) -> Option<Option<i64>> {
+        let text = self.snapshot.metadata.get(HOSTS_LIMIT).filter(|_| self.version.rank == Rank::Provisional)?;
+        if text == "unlimited" { Some(None) } else { text.parse().ok().map(Some) }
     }
 
     /// The subscription's own word on its tier.

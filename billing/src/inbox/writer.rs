@@ -180,7 +180,7 @@ impl Inbox {
                     nudge: Arc::clone(nudge),
                     trouble: Arc::clone(&trouble),
                 };
-                tokio::spawn(async move { supervised("writer of the inbox", || writer.run()).await })
+                tokio::spawn(async move { supervised("writer of the inbox", || Box::pin(writer.run())).await })
             })
             .collect();
         let room = Arc::new(Semaphore::new(options.queue_bytes));
@@ -207,8 +207,7 @@ impl Inbox {
         match timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) if self.queue.is_closed() => Err(ReceiveError::Stopping),
-            Ok(Err(_)) => Err(ReceiveError::Unavailable),
-            Err(_) => Err(ReceiveError::Unavailable),
+            Ok(Err(_)) | Err(_) => Err(ReceiveError::Unavailable),
         }
     }
 
@@ -292,7 +291,9 @@ impl Writer {
 
     async fn store(&self, batch: Vec<Waiting>) {
         #[cfg(test)]
-        batch.iter().for_each(|waiting| crate::panics::ordered("stored", waiting.event.event_id.as_str()));
+        for waiting in &batch {
+            crate::panics::ordered("stored", waiting.event.event_id.as_str());
+        }
         // Whoever gave up waiting was told to send again.
         let (events, waiters) = fold(batch);
         let deadline = waiters.values().flatten().map(|waiter| waiter.deadline).max();

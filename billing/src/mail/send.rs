@@ -150,7 +150,7 @@ impl Run<'_> {
                     }
                     // Its lease runs out, and it counts as one of which nobody knows whether it went out.
                     Err(error) => {
-                        tracing::error!(%error, after_panic = true, "sending an e-mail panicked, which is a mistake in Trueup")
+                        tracing::error!(%error, after_panic = true, "sending an e-mail panicked, which is a mistake in Trueup");
                     }
                 }
             }

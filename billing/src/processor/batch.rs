@@ -105,7 +105,7 @@ impl Processor {
             more.notify_one();
         }
         let span = tracing::info_span!("batch", claim = %token, events);
-        let work = self.see_through(token, rows, stop, pass).instrument(span);
+        let work = Box::pin(self.see_through(token, rows, stop, pass)).instrument(span);
         let wanting = self.keeping(token, work).await;
         pass.batches.push((events, begun.elapsed().as_secs_f64()));
         if !wanting.is_empty() {

@@ -127,7 +127,7 @@ impl Beside {
         let span = tracing::info_span!("fetch", claim = %token, events = wanting.len());
         let fetching = async move {
             let mut pass = Pass::default();
-            on.keeping(token, on.fetch_through(token, wanting, &stop, &mut pass)).await;
+            on.keeping(token, Box::pin(on.fetch_through(token, wanting, &stop, &mut pass))).await;
             pass
         };
         self.0.spawn(fetching.instrument(span));

@@ -12,7 +12,7 @@ use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySel
 
 use super::{LOOK_UPS, Run, ledger::Found, observed::Observed};
 use crate::{
-    facts::Version,
+    facts::{Version, is_placeholder},
     processor::load::{lock_key, subscription},
     store::{
         inbox::clock,
@@ -125,9 +125,15 @@ impl Run<'_> {
                 select.order_by_asc(Column::Id).limit(PAGE).into_tuple().all(self.reconciler.db.reader()).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.to_string());
+            let mut placeholders = Vec::new();
             for (id, version_at) in page {
                 // What became known after the walk had begun may have come too late for it.
                 if first_at.is_some_and(|first| version_at >= first) || seen.contains(id.as_str()) {
+                    continue;
+                }
+                // Stripe does not know it by this id; whatever its customer has has come.
+                if is_placeholder(&id) {
+                    placeholders.push(id);
                     continue;
                 }
                 candidates.all += 1;
@@ -135,6 +141,7 @@ impl Run<'_> {
                     candidates.asked.push(id);
                 }
             }
+            self.note_unknown(placeholders).await?;
         }
     }
 
@@ -183,9 +190,10 @@ impl Run<'_> {
             let local = subscription(row)?;
             let Version { at, .. } = local.version;
             let user: Option<UserId> = local.owner;
+            let kind = if local.is_held() { DriftKind::Unconfirmed } else { DriftKind::Absent };
             let ours = Observed { id: local.id.clone(), customer: local.customer, at, snapshot: local.snapshot };
             found.push(Found {
-                kind: DriftKind::Absent,
+                kind,
                 user,
                 subscription: Some(local.id.to_string()),
                 differences: Vec::new(),

@@ -56,7 +56,11 @@ pub(super) fn judge(local: Option<&Subscription>, theirs: &Observed, catalog: &C
         if newer_here {
             return Verdict::NewerHere;
         }
-        let told = if local.version.rank == Rank::Unseen { "only named" } else { "a checkout's word" };
+        let told = match local.version.rank {
+            Rank::Unseen => "only named",
+            _ if local.is_held() => "the host's word",
+            _ => "a checkout's word",
+        };
         let here = format!("{told}, {}", local.snapshot.status);
         return Verdict::Differs(vec![Difference::new("snapshot", here, &theirs.snapshot.status)]);
     }

@@ -44,6 +44,7 @@ pub use self::{
 };
 use self::{ledger::Ledger, walk::Walked};
 use crate::{
+    adoption,
     catalog::Catalog,
     db::Db,
     policy::Policy,
@@ -227,6 +228,9 @@ struct Run<'r> {
 
 impl Run<'_> {
     async fn work(&self) -> Result<End, DbErr> {
+        if !self.is_dry() && adoption::awaits_release(self.reconciler.db.reader()).await? {
+            return Ok(End::Refused(adoption::WAITS.to_owned()));
+        }
         let whose = match account::check(self).await? {
             Ok(whose) => whose,
             Err(end) => return Ok(end),

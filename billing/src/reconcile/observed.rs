@@ -1,15 +1,16 @@
 //! A subscription as Stripe showed it in a list or on its own: what is compared, and what a repair takes in.
 
+use chrono::TimeDelta;
 use entity::{
     Time,
-    enums::LinkEvidence,
+    enums::{LinkEvidence, SubscriptionStatus},
     ids::{CustomerId, SubscriptionId},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     events::{self, Reading, Told, link, named_customer},
-    facts::{Kind, Link, Rank, Snapshot, Stamp, SubscriptionTold},
+    facts::{Kind, Link, Rank, Snapshot, Stamp, SubscriptionTold, UNCONFIRMED},
     fetched::stamp,
     json_text::storable,
 };
@@ -53,6 +54,19 @@ impl Observed {
     /// How far along its life it is.
     pub(super) fn rank(&self) -> Rank {
         Rank::of(&self.snapshot.status)
+    }
+
+    /// That a host's word of it, of which this is a copy, came to nothing. Whatever Stripe tells of it, before or after, wins against that.
+    pub(super) fn unconfirmed(self) -> (Told, Stamp) {
+        let stamp = Stamp { at: self.at + TimeDelta::seconds(1), event_id: UNCONFIRMED.to_owned() };
+        let ended = Snapshot { status: SubscriptionStatus::Canceled, ..self.snapshot };
+        let subscription = SubscriptionTold {
+            id: self.id,
+            customer: self.customer,
+            link: None,
+            snapshot: Some((Rank::Provisional, Kind::Other, ended)),
+        };
+        (Told { subscription: Some(subscription), ..Told::default() }, stamp)
     }
 
     /// What an event that shows it would tell.

@@ -35,7 +35,7 @@ const BATCH: u64 = 100;
 const TRIES: u32 = 4;
 
 /// What a repair can mend.
-const MENDED: [DriftKind; 3] = [DriftKind::Missing, DriftKind::Differs, DriftKind::Projection];
+const MENDED: [DriftKind; 4] = [DriftKind::Missing, DriftKind::Differs, DriftKind::Projection, DriftKind::Unconfirmed];
 
 type Rows = Vec<reconciliation_drifts::Model>;
 
@@ -229,6 +229,11 @@ fn facts(rows: &[reconciliation_drifts::Model]) -> Result<Vec<(Told, Stamp)>, Db
             let observed: Observed =
                 serde_json::from_value(stripe.clone()).map_err(|error| DbErr::Json(error.to_string()))?;
             facts.push(observed.told());
+        }
+        if let (DriftKind::Unconfirmed, Some(local)) = (row.kind, &row.local) {
+            let observed: Observed =
+                serde_json::from_value(local.clone()).map_err(|error| DbErr::Json(error.to_string()))?;
+            facts.push(observed.unconfirmed());
         }
     }
     Ok(facts)

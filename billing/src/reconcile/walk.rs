@@ -19,7 +19,7 @@ use super::{
     observed::Observed,
 };
 use crate::{
-    facts::{Rank, Subscription},
+    facts::{Rank, Subscription, UNCONFIRMED},
     processor::load::subscription,
     store::rowset::{text_in, uuid_in},
     stripe::{Collection, Lane, Page, StripeError, objects::completed},
@@ -293,7 +293,10 @@ impl Run<'_> {
     /// The subscriptions here that are not over, of our mode, or of none yet.
     pub(super) fn living_here(&self) -> sea_orm::Select<subscriptions::Entity> {
         use subscriptions::Column;
-        let mut select = subscriptions::Entity::find().filter(Column::Rank.lt(Rank::Terminal.number()));
+        let mut select = subscriptions::Entity::find()
+            .filter(Column::Rank.lt(Rank::Terminal.number()))
+            // The host's word, ended as nothing bore it out.
+            .filter(Column::VersionEventId.ne(UNCONFIRMED));
         if let Some(livemode) = self.reconciler.livemode {
             let unsure = Column::Rank.lte(Rank::Provisional.number());
             select = select.filter(Condition::any().add(Column::Livemode.eq(livemode)).add(unsure));

@@ -31,12 +31,13 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::flags::Flags;
 use self::flags::{Due, Fate, Queue};
 use crate::{
+    adoption,
     apply::Change,
     catalog::Catalog,
     db::{Blame, Db, blame},
     events::Told,
-    facts::Stamp,
-    fetched::{Occasion, take_in},
+    facts::{Stamp, is_placeholder},
+    fetched::{Occasion, take_in, take_in_within},
     policy::Policy,
     store::refresh::flagged,
     stripe::{Lane, Stripe, StripeError, objects},
@@ -88,6 +89,12 @@ pub enum RefreshError {
     /// Stripe's API.
     #[error(transparent)]
     Stripe(#[from] StripeError),
+    /// An adopted database waits for its go-ahead.
+    #[error(
+        "Stripe shows less than what the host had, and until the first reconciliation of this adopted database is given the go-ahead nobody loses \
+         anything; run `trueup reconcile --dry-run`, look at it, then `trueup reconcile release`"
+    )]
+    AwaitsRelease,
     /// The database.
     #[error("the database did not do what was asked")]
     Database(#[from] DbErr),
@@ -228,7 +235,7 @@ impl Refresher {
         let id_of = |told: &Told| told.subscription.as_ref().map(|subscription| subscription.id.clone());
         let mut seen: BTreeSet<SubscriptionId> = told.iter().filter_map(|(told, _)| id_of(told)).collect();
         let mut refreshed = UserRefreshed::default();
-        for id in stored.into_iter().filter(|id| !seen.contains(id)).collect::<Vec<_>>() {
+        for id in stored.into_iter().filter(|id| !seen.contains(id) && !is_placeholder(id)).collect::<Vec<_>>() {
             match objects::subscription(self.stripe.as_ref(), &id, Lane::Live).await {
                 Ok(one) => {
                     told.push(one);
@@ -241,7 +248,15 @@ impl Refresher {
         refreshed.subscriptions = seen.into_iter().collect();
         let occasion = Occasion { what: "refresh", source, reconciliation: None };
         if !told.is_empty() {
-            refreshed.changes = take_in(&self.db, &self.catalog, &self.policy, told, occasion).await?;
+            let tx = self.db.write().await?;
+            let nobody = BTreeSet::new();
+            let taken = take_in_within(&tx, &self.catalog, &self.policy, told, &nobody, occasion);
+            let (_, changes) = Box::pin(taken).await?;
+            if changes.iter().any(|change| change.lowers(&self.catalog)) && adoption::awaits_release(&*tx).await? {
+                return Err(RefreshError::AwaitsRelease);
+            }
+            tx.commit().await?;
+            refreshed.changes = changes;
         }
         Ok(refreshed)
     }

@@ -8,10 +8,12 @@
 //! - [`parked`]: which parked events wait for a user who is there
 //! - [`refresh`]: which subscriptions Stripe has to be asked about
 //! - [`outbox`]: e-mails, claimed and settled
+//! - [`adoption`]: what a host that was here before us has of its own
 //! - [`failures`]: which failures were told of already
 //! - [`feed`]: numbers for what is committed
 //! - [`retention`]: what is emptied and deleted
 
+pub(crate) mod adoption;
 pub(crate) mod failures;
 pub(crate) mod feed;
 pub(crate) mod fence;

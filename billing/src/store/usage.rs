@@ -189,7 +189,8 @@ const OPENINGS: &str =
 /// The old window is left, the new one entered: made, or gone on with where the user was in it before.
 const POSTGRES_LEDGER: &str = "
 WITH r AS MATERIALIZED (
-    SELECT r.*, u.usage_source AS old_source, u.usage_period_start AS old_start, u.usage_limit, u.subscription_tier
+    SELECT r.*, u.usage_source AS old_source, u.usage_period_start AS old_start, u.usage_limit, u.usage_count,
+        u.subscription_tier
     FROM {openings} JOIN users AS u ON u.id = r.user_id
 ), closed AS (
     UPDATE usage_periods AS p SET closed_at = clock_timestamp(), used = CASE WHEN r.carries THEN 0 ELSE p.used END
@@ -199,7 +200,9 @@ WITH r AS MATERIALIZED (
 INSERT INTO usage_periods AS p (user_id, source, period_start, period_end, used, usage_limit, tier)
 SELECT r.user_id, r.source, r.period_start, r.period_end,
     CASE WHEN r.carries THEN COALESCE((SELECT o.used FROM usage_periods AS o
-        WHERE o.user_id = r.user_id AND o.source = r.old_source AND o.period_start = r.old_start), 0) ELSE 0 END,
+        WHERE o.user_id = r.user_id AND o.source = r.old_source AND o.period_start = r.old_start), 0)
+        -- A host may have counted before any window was open.
+        WHEN r.old_source IS NULL THEN r.usage_count ELSE 0 END,
     r.usage_limit, r.subscription_tier
 FROM r
 ON CONFLICT (user_id, source, period_start) DO UPDATE SET period_end = excluded.period_end, used = p.used + excluded.used,

@@ -159,7 +159,10 @@ pub(super) async fn roll_plain(
     let mut openings = Vec::with_capacity(rows.len());
     for row in &rows {
         let (window, trial_start) = match row.next_source() {
-            Source::Free => (free.clone(), None),
+            Source::Free => {
+                let guessed = row.usage_provisional && row.subscription_access && row.open().is_same_row(&free);
+                (OpenWindow { provisional: guessed, ..free.clone() }, None)
+            }
             Source::Subscription(id) => {
                 let Some(subscription) = governing.get(&id) else { continue };
                 let standing = Standing { subscription, invoice: None, customer_deleted: false };

@@ -76,13 +76,13 @@ impl OpenWindow {
         self.source == other.source && self.window.start == other.window.start
     }
 
-    /// True where the count of this window goes over to `next`: it was guessed for a subscription of which only its checkout was known,
-    /// and `next` is what that subscription itself says of the same time.
+    /// True where the count of this window goes over to `next`: it was guessed for a subscription of which only its checkout was known, or
+    /// only that the host says there is one, and `next` is what that subscription itself says of the same time.
     pub fn goes_over_to(&self, next: &Self) -> bool {
         self.provisional
             && !next.provisional
-            && self.source == next.source
-            && self.window.start != next.window.start
+            && (self.source == next.source || self.source == Source::Free)
+            && !self.is_same_row(next)
             && self.window.start < next.window.end
             && next.window.start < self.window.end
     }
@@ -250,6 +250,9 @@ mod tests {
         assert!(!guessed.goes_over_to(&open("sub_1", first, "2026-02-10T00:00:00Z", false)), "the same row");
         assert!(!guessed.goes_over_to(&open("sub_1", next, "2026-03-01T00:00:00Z", false)), "another time");
         assert!(!guessed.goes_over_to(&open("sub_1", tenth, "2026-02-10T00:00:00Z", true)), "guessed as well");
+        let unnamed = open("free", first, next, true);
+        assert!(unnamed.goes_over_to(&open("sub_2", first, next, false)), "the host did not say how Stripe calls it");
+        assert!(!unnamed.goes_over_to(&open("free", first, next, false)), "and it came to nothing");
         assert!(!guessed.goes_over_to(&open("sub_2", tenth, "2026-02-10T00:00:00Z", false)), "another subscription");
         assert!(!open("sub_1", first, next, false).goes_over_to(&open("sub_1", tenth, next, false)), "a moved anchor");
     }

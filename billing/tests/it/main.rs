@@ -1,5 +1,6 @@
 //! The domain against real databases, and its laws against generated histories.
 
+mod adoption;
 mod catalogue;
 mod changes;
 mod checkup;

@@ -1,7 +1,7 @@
 """Who may do what, whether that is what Stripe says, and how much of it is used."""
 
 from common import alerts, api, grown, make, rate, runbook, shared
-from panels import RED, YELLOW, query, row, series, stat, steps
+from panels import GREEN, RED, YELLOW, query, row, series, stat, steps, timeline
 
 RECONCILE = api("Reconciliations and their differences", "Admin", "listReconciliations")
 PAYING_TIERS = 'tier!="free"'
@@ -55,6 +55,10 @@ CONTENT = [
     series("Refused", [query(grown("trueup_reconcile_refused_total", over="6h"), "refused")], bars=True, thresholds=steps((1, RED)),
            about="Reconciliations that changed nothing, because too many would have lost access or the API key is of another account.",
            links=[runbook("TrueupReconcileRefused"), api("Begin one", "Admin", "beginReconciliation")]),
+
+    timeline("Adoption", [query(shared("trueup_reconcile_awaiting_release"), "first reconciliation")], width=24, height=4,
+             words=[(1, "waits for a go-ahead", YELLOW), (0, "released", GREEN)],
+             about="Whether an adopted database waits for a person to release its first reconciliation.", links=[runbook("TrueupReconcileAwaitingRelease"), RECONCILE]),
 
     row("Usage"),
     series("Uses", [query(rate("trueup_usage_consumed_total"), "counted"), query(rate("trueup_usage_refused_total"), "refused")], unit="cps",

@@ -126,6 +126,8 @@ label!(
         Absent = "absent",
         /// A user whose row is not what the facts say.
         Projection = "projection",
+        /// What an adopted database says of a subscription, and nothing at Stripe bears out.
+        Unconfirmed = "unconfirmed",
     }
 );
 

@@ -10,7 +10,10 @@ const HOST_TABLES: [&str; 3] = ["property_analyses", "support_chats", "onboardin
 /// The host shares this one with us.
 const USERS: &str = "users";
 
-/// Attribute of a table that says whether our migrations made it.
+/// Attributes that tell of a thing's history and not of its shape: of a table that the host had before us, and of a policy that was there then.
+pub(super) const ADOPTED: &str = "adopted";
+
+/// Attribute of a table or an index that says whether our migrations made it.
 pub(super) const MADE: &str = "made by";
 /// Its value where the host did.
 pub(super) const BY_HOST: &str = "the host";
@@ -28,29 +31,43 @@ pub(super) fn compare(expected: &Catalogue, actual: &Catalogue, postgres: bool) 
         let Some(found) = actual.get(key) else {
             // A table that is missing is told once.
             if key.kind == Kind::Table || sides.has_table(&key.table) {
-                findings.push(sides.finding(key, Problem::Missing, sides.missing(key, wanted)));
+                findings.push(match sides.missing_as_adopted(key) {
+                    Some(why) => Finding { note: true, ..sides.finding(key, Problem::Missing, why) },
+                    None => sides.finding(key, Problem::Missing, sides.missing(key, wanted)),
+                });
             }
             continue;
         };
-        for (attribute, expected) in wanted.iter().filter(|(attribute, _)| *attribute != MADE) {
+        for (attribute, expected) in wanted.iter().filter(|(attribute, _)| *attribute != MADE && *attribute != ADOPTED)
+        {
             let found = found.get(attribute).map_or("", String::as_str);
-            if expected != found {
+            if expected != found && !(sides.is_adopted(&key.table) && untyped(expected) == untyped(found)) {
                 let problem = Problem::Different {
                     attribute: attribute.clone(),
                     expected: expected.clone(),
                     found: found.to_owned(),
                 };
-                let remedy = sides.different(key, attribute, wanted, found);
-                findings.push(sides.finding(key, problem, remedy));
+                findings.push(match sides.fine_as_adopted(key, attribute, expected, found) {
+                    Some(why) => Finding { note: true, ..sides.finding(key, problem, why) },
+                    None => sides.finding(key, problem, sides.different(key, attribute, wanted, found)),
+                });
             }
         }
     }
     for (key, found) in actual.iter().filter(|(key, _)| !expected.contains_key(*key)) {
         if sides.is_expected_table(&key.table) {
-            findings.push(Finding {
-                note: is_harmless(key, found),
-                ..sides.finding(key, Problem::Unexpected, unexpected(key))
-            });
+            let adopted = sides.is_adopted(&key.table);
+            let (note, remedy) = match key.kind {
+                Kind::Column if adopted => (true, "nothing: it is the host's own".to_owned()),
+                Kind::Trigger if key.name.contains("trueup_") => {
+                    (true, "nothing: it keeps the host's columns and ours in step".to_owned())
+                }
+                Kind::Policy if found.get(ADOPTED).is_some_and(|adopted| adopted == "yes") => {
+                    (true, "nothing, if it lets in whom you mean: it was there before Trueup".to_owned())
+                }
+                _ => (is_harmless(key, found), unexpected(key)),
+            };
+            findings.push(Finding { note, ..sides.finding(key, Problem::Unexpected, remedy) });
         }
     }
     findings
@@ -82,6 +99,56 @@ impl Sides<'_> {
         HOST_TABLES.contains(&table) && made.is_some_and(|made| made == BY_HOST)
     }
 
+    /// A table that the host had before us.
+    fn is_adopted(&self, table: &str) -> bool {
+        Self::table(self.actual, table)
+            .and_then(|attributes| attributes.get(ADOPTED))
+            .is_some_and(|adopted| adopted == "yes")
+    }
+
+    /// Why it is no fault that a thing of an adopted table differs; none where it is.
+    fn fine_as_adopted(&self, key: &Key, attribute: &str, expected: &str, found: &str) -> Option<String> {
+        if !self.is_adopted(&key.table) {
+            return None;
+        }
+        let fine = match (key.kind, attribute) {
+            (Kind::Table, "open to") => key.name == USERS,
+            (Kind::Column, "type") => {
+                let text = |kind: &str| kind == "text" || kind == "citext" || kind.starts_with("character varying");
+                let moment = |kind: &str| kind.starts_with("timestamp") || kind == "date";
+                (text(expected) && text(found)) || (moment(expected) && moment(found) && key.table == USERS)
+            }
+            (Kind::Column, "nullable" | "default") | (Kind::Constraint, _) => true,
+            (Kind::Index, "definition") => self.is_hosts_index(key),
+            _ => false,
+        };
+        fine.then(|| "nothing: the host had it before Trueup, and both can do with it".to_owned())
+    }
+
+    /// Why it is no fault that a thing of an adopted table is missing; none where it is.
+    fn missing_as_adopted(&self, key: &Key) -> Option<String> {
+        if !self.is_adopted(&key.table) {
+            return None;
+        }
+        match key.kind {
+            Kind::Constraint => Some("nothing: the host has its own constraints there".to_owned()),
+            Kind::Policy if key.table == USERS => Some(
+                "nothing: who sees what of the host's users is the host's to say, and a policy of ours would show columns that are none of ours"
+                    .to_owned(),
+            ),
+            Kind::Index if key.name == "users_email_key" => {
+                let beside = Key { kind: Kind::Index, table: key.table.clone(), name: "trueup_users_email_key".to_owned() };
+                self.actual.contains_key(&beside).then(|| "nothing: it is called trueup_users_email_key here".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// An index under a name of ours that the host made.
+    fn is_hosts_index(&self, key: &Key) -> bool {
+        self.actual.get(key).and_then(|index| index.get(MADE)).is_some_and(|made| made == BY_HOST)
+    }
+
     fn missing(&self, key: &Key, wanted: &BTreeMap<String, String>) -> String {
         let get = |attribute: &str| wanted.get(attribute).map_or("", String::as_str);
         let Key { table, name, .. } = key;
@@ -111,6 +178,11 @@ impl Sides<'_> {
         let Key { table, name, .. } = key;
         let expected = wanted.get(attribute).map_or("", String::as_str);
         match (key.kind, attribute) {
+            (Kind::Table, "row-level security") if self.is_adopted(name) && name == USERS => {
+                "browsers may read and write everything in it; make policies for whoever has to see something, then ALTER TABLE users ENABLE ROW LEVEL \
+                 SECURITY (docs/adopting.md)"
+                    .to_owned()
+            }
             (Kind::Table, "row-level security") => format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"),
             (Kind::Table, "open to") if name == USERS || HOST_TABLES.contains(&name.as_str()) => {
                 format!("REVOKE TRUNCATE, REFERENCES, TRIGGER ON {name} FROM {found}")
@@ -150,6 +222,13 @@ impl Sides<'_> {
     fn create_index(&self, definition: &str) -> String {
         if self.postgres { definition.replacen("INDEX ", "INDEX CONCURRENTLY ", 1) } else { definition.to_owned() }
     }
+}
+
+/// A definition without its casts: over columns of type `varchar` PostgreSQL spells the same one with more of them.
+fn untyped(definition: &str) -> String {
+    ["::text[]", "::character varying[]", "::text", "::character varying"]
+        .iter()
+        .fold(definition.to_owned(), |text, cast| text.replace(cast, ""))
 }
 
 fn create_policy(key: &Key, wanted: &BTreeMap<String, String>) -> String {

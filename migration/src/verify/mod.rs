@@ -194,6 +194,7 @@ async fn compared(db: &DatabaseConnection) -> Result<Verdict, VerifyError> {
         }
         findings.extend(compare::compare(&expected, &actual, postgres));
         if postgres {
+            findings.extend(postgres::out_of_step(db).await?);
             findings.extend(postgres::unused(db).await?);
         }
     }

@@ -36,6 +36,13 @@ UNION ALL
 SELECT 'table', t.name, t.name, 'made by', CASE WHEN s.name IS NULL THEN 'the host' ELSE 'us' END
     FROM tables AS t LEFT JOIN ({notes}) AS s ON s.name = 'made.table.' || t.name
 UNION ALL
+SELECT 'table', t.name, t.name, 'adopted', CASE WHEN s.name IS NULL THEN 'no' ELSE 'yes' END
+    FROM tables AS t LEFT JOIN ({notes}) AS s ON s.name = 'adopted.table.' || t.name
+UNION ALL
+SELECT 'index', t.name, c.relname::text, 'made by', CASE WHEN s.name IS NULL THEN 'the host' ELSE 'us' END
+    FROM tables AS t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS c ON c.oid = i.indexrelid
+    LEFT JOIN ({notes}) AS s ON s.name = 'made.index.' || c.relname
+UNION ALL
 SELECT 'column', t.name, a.attname::text, v.attribute, v.value
     FROM tables AS t JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -70,6 +77,8 @@ SELECT 'policy', t.name, p.polname::text, v.attribute, v.value
     CROSS JOIN LATERAL (VALUES
         ('for', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END),
         ('to', COALESCE((SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles AS r WHERE r.oid = ANY (p.polroles)), 'PUBLIC')),
+        ('adopted', CASE WHEN EXISTS (SELECT FROM ({notes}) AS s WHERE s.name = 'adopted.policy.' || t.name || '.' || p.polname)
+            THEN 'yes' ELSE 'no' END),
         ('using', COALESCE(pg_get_expr(p.polqual, p.polrelid), 'none')),
         ('with check', COALESCE(pg_get_expr(p.polwithcheck, p.polrelid), 'none'))
     ) AS v (attribute, value)";
@@ -135,6 +144,39 @@ async fn read(tx: &DatabaseTransaction) -> Result<Catalogue, DbErr> {
         enter(&mut catalogue, [kind, tab, name, attribute, value])?;
     }
     Ok(catalogue)
+}
+
+/// Triggers that keep an adopted table in step, and are not there or do nothing.
+const OUT_OF_STEP: &str = "
+SELECT substr(s.name, 20) AS name FROM settings AS s WHERE starts_with(s.name, 'made.trigger.users.') AND NOT EXISTS (
+    SELECT FROM pg_trigger AS g WHERE g.tgrelid = to_regclass('users') AND g.tgname = substr(s.name, 20) AND g.tgenabled <> 'D')
+ORDER BY 1";
+
+#[derive(FromQueryResult)]
+struct Lost {
+    name: String,
+}
+
+pub(super) async fn out_of_step(db: &DatabaseConnection) -> Result<Vec<Finding>, DbErr> {
+    let tx = begin(db).await?;
+    let noted =
+        Statement::from_string(DbBackend::Postgres, "SELECT 1 AS one WHERE to_regclass('settings') IS NOT NULL");
+    if tx.query_one_raw(noted).await?.is_none() {
+        return Ok(Vec::new());
+    }
+    let lost = Lost::find_by_statement(Statement::from_string(DbBackend::Postgres, OUT_OF_STEP)).all(&tx).await?;
+    tx.commit().await?;
+    let fault = |Lost { name }| Finding {
+        kind: Kind::Trigger,
+        table: "users".to_owned(),
+        remedy: format!(
+            "ALTER TABLE users ENABLE TRIGGER {name}; where it is gone: `trueup migrate down` and `trueup migrate up`, which lose nothing of the host's"
+        ),
+        name,
+        problem: Problem::Missing,
+        note: false,
+    };
+    Ok(lost.into_iter().map(fault).collect())
 }
 
 /// Indexes of ours on tables of some size that nothing has used yet.

@@ -85,7 +85,9 @@ fn a_build_that_was_cut_off_leaves_an_unusable_index_which_the_next_run_builds_a
         assert!(told.contains("run `trueup migrate up` again"), "{told}");
         holder.commit().await.expect("commits");
         assert_eq!(texts(&db, INVALID).await, [Some("idx_stripe_webhooks_event_type".to_owned())]);
-        assert_eq!(migration::pending(&db).await.expect("an answer"), 1);
+        let states = migration::status(&db).await.expect("a status");
+        let first = states.iter().find(|state| !state.applied).expect("something is left");
+        assert!(first.name.ends_with("production_indexes"), "{first:?}");
 
         migration::up(&db, None).await.expect("up again");
         assert_eq!(texts(&db, INVALID).await, []);

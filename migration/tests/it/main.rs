@@ -1,5 +1,6 @@
 //! The schema on real databases: up and down, the functions, the policies, indexes under writes, and what verifying finds.
 
+mod adoption;
 mod functions;
 mod host;
 mod indexes;

@@ -42,7 +42,7 @@ fn several_that_migrate_one_empty_database_at_the_same_moment_wait_for_each_othe
             )
         };
         // Indexes are built while the others wait for their turn.
-        tokio::time::timeout(Duration::from_mins(2), all).await.expect("nobody waits for ever").expect("up");
+        tokio::time::timeout(Duration::from_mins(2), Box::pin(all)).await.expect("nobody waits for ever").expect("up");
         assert_eq!(migration::pending(&one).await.expect("an answer"), 0);
         if database.kind() == Kind::Postgres {
             let invalid =

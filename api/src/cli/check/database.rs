@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use billing::{
+    adoption,
     checkup::{self, Item},
     db::{self, Db},
 };
@@ -56,9 +57,10 @@ pub(super) async fn database(config: &Config) -> (Vec<Item>, Option<String>) {
     }
     let registry = jobs::registry(config);
     let with_stripe = config.stripe_secret_key.is_some();
-    let (schema, stored, states, clock, remembered) = tokio::join!(
+    let (schema, stored, adopted, states, clock, remembered) = tokio::join!(
         schema(&db),
         checkup::stored(&db, &config.catalog, with_stripe),
+        adoption::look(&db, &config.catalog),
         control::list(&db, &registry),
         skew(&db),
         checkup::remembered_account(&db),
@@ -66,6 +68,7 @@ pub(super) async fn database(config: &Config) -> (Vec<Item>, Option<String>) {
     items.extend(schema);
     items.extend(clock);
     items.extend(stored.unwrap_or_else(|error| vec![unanswered(error)]));
+    items.extend(adopted.unwrap_or_else(|error| vec![unanswered(error)]));
     match states {
         Ok(states) => items.extend(of_jobs(&states, with_stripe, Utc::now())),
         Err(error) => items.push(unanswered(error)),

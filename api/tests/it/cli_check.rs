@@ -318,7 +318,7 @@ async fn each_thing_that_is_broken_here_is_told_with_its_remedy() {
     desk.check_with(&live).await.tells("warn", "secrets", "may do everything with real money", "restricted key");
     // A key of one mode beside the other mode: no server would start, and every mistake is told as an item.
     let checked = desk.check_with(&[("STRIPE_LIVEMODE", "true"), ("TRUEUP_LISTEN", "nowhere")]).await;
-    assert_eq!((checked.code, checked.items.len()), (Some(2), 2), "{checked:#?}");
+    assert_eq!((checked.code, checked.items.len()), (Some(2), 3), "{checked:#?}");
     assert!(checked.items.iter().any(|item| item["what"].as_str().unwrap().contains("contradicts STRIPE_SECRET_KEY")));
 
     desk.check_with(&[("DATABASE_URL", "sqlite://elsewhere.db")]).await.tells(

@@ -214,7 +214,7 @@ impl Db {
         };
         let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
         let (begun, wanting) = (Instant::now(), Wanting::of(self.watch()));
-        let tx = self.watch().noted(begun, self.connection.inner.begin(options).await)?;
+        let tx = self.watch().noted(begun, Box::pin(self.connection.inner.begin(options)).await)?;
         let tx = Watched { inner: tx, watch: Arc::clone(self.watch()), from_pool: false };
         Ok(WriteTx { tx, _wanting: wanting, _turn: turn })
     }
@@ -257,7 +257,7 @@ impl WriteTx {
     /// Makes everything written durable.
     pub async fn commit(self) -> Result<(), DbErr> {
         let Watched { inner, watch, .. } = self.tx;
-        watch.noted(Instant::now(), inner.commit().await)
+        watch.noted(Instant::now(), Box::pin(inner.commit()).await)
     }
 }
 

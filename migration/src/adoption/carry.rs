@@ -83,7 +83,7 @@ BEGIN
 END $$";
 
 /// What the host says of these users.
-const WORDS: &str = "words AS (
+const WORDS: &str = "words AS MATERIALIZED (
             SELECT u.id, COALESCE(NULLIF(btrim(u.subscription_tier::text), ''), 'free') AS tier,
                 COALESCE(NULLIF(btrim(u.subscription_status::text), ''), 'active') AS status,
                 substring(btrim(u.subscription_stripe_customer_id::text) FROM '^[^[:space:][:cntrl:]]{1,255}$') AS customer,
@@ -94,7 +94,7 @@ const WORDS: &str = "words AS (
         )";
 
 /// Whose word makes a subscription, and under which id. Of several users who name one, one has it; the others get a placeholder each.
-const PLACED: &str = "placed AS (
+const PLACED: &str = "placed AS MATERIALIZED (
             SELECT w.*, CASE WHEN h.named THEN w.named ELSE '{placeholder}' || replace(w.id::text, '-', '') END AS subscription,
                 CASE WHEN h.named AND w.tier <> 'free' AND w.reset_at <= now() THEN w.reset_at END AS anchor
             FROM (SELECT w.*, row_number() OVER (PARTITION BY w.named ORDER BY w.tier = 'free', w.id) AS place FROM words AS w) AS w
@@ -105,7 +105,7 @@ const PLACED: &str = "placed AS (
 
 /// The window that is open: months counted from the host's last reset for whoever pays by a subscription of which Stripe's name is known, the
 /// calendar month for all others.
-const WINDOWS: &str = "windows AS (
+const WINDOWS: &str = "windows AS MATERIALIZED (
             SELECT w.id, w.tier, w.status, w.tier <> 'free' AS paid, w.counted, w.usage_source,
                 CASE WHEN w.most IS NULL THEN w.usage_limit WHEN w.most < 0 THEN NULL ELSE w.most END AS allowance,
                 CASE WHEN w.tier <> 'free' AND p.subscription = w.named THEN p.subscription ELSE 'free' END AS source,

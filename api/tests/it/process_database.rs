@@ -206,7 +206,7 @@ async fn a_database_that_answers_and_takes_no_writes_is_told_by_readyz_and_all_g
         if let Some(tx) = held {
             tx.rollback().await.unwrap();
         } else {
-            let sql = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
+            let sql = format!("BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT");
             operator.execute_unprepared(&sql).await.unwrap();
             operator.execute_unprepared(others).await.unwrap();
         }

@@ -321,7 +321,7 @@ async fn the_observer_learns_of_waits_answers_and_the_key() {
     assert_eq!(answers(&seen), [Outcome::KeyRefused, Outcome::Success, Outcome::Limited]);
     let seen = seen.lock().expect("no panic");
     assert!(matches!(seen[0], Observation::Waited { lane: Lane::Live, .. }));
-    assert!(matches!(seen[1], Observation::Tried { endpoint: Endpoint::Subscription, .. }));
+    assert!(seen.iter().any(|one| matches!(one, Observation::Tried { endpoint: Endpoint::Subscription, .. })));
 }
 
 #[tokio::test]

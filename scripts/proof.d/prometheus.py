@@ -225,7 +225,8 @@ class Prometheus:
     def ask(self, path, **parameters):
         body = urllib.parse.urlencode(parameters, doseq=True).encode() if parameters else None
         status, answer = fetch(f"{self.url}/api/v1/{path}", body)
-        if not status:
+        # It answers 503, in plain words, while it starts.
+        if not status or status == 503:
             return None
         answer = json.loads(answer)
         if answer["status"] != "success":

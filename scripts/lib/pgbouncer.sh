@@ -47,7 +47,7 @@ pgbouncer_start() {
     port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
     {
       printf '[databases]\n* = host=%s port=%s\n' "${server%%:*}" "${server##*:}"
-      printf '[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %s\nunix_socket_dir =\n' "$port"
+      printf '[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %s\nunix_socket_dir =\npidfile = %s/pid\n' "$port" "$pgbouncer_dir"
       printf 'auth_type = trust\nauth_file = %s/users\nadmin_users = postgres\n' "$pgbouncer_dir"
       printf 'pool_mode = transaction\nmax_client_conn = 1000\nquery_wait_timeout = 60\nlog_connections = 0\nlog_disconnections = 0\n'
       # Tests make and drop hundreds of databases.
@@ -77,6 +77,10 @@ pgbouncer_start() {
 }
 
 pgbouncer_stop() {
+  local own=''
+  # As another user it is not the shell's own child, but a child of that.
+  [[ ! -s $pgbouncer_dir/pid ]] || own=$(<"$pgbouncer_dir/pid")
+  [[ -z $own ]] || kill -KILL "$own" 2>/dev/null || true
   if [[ -n $pgbouncer_pid ]]; then
     # Waited for, so that the shell does not tell of its end.
     { kill -KILL "$pgbouncer_pid" && wait "$pgbouncer_pid"; } 2>/dev/null || true

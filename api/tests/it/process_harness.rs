@@ -227,6 +227,23 @@ impl Caller {
             assert!(Instant::now() < deadline, "the user never came to {tier}: {user}");
         }
     }
+
+    /// The same of a server whose database has just come back: until every connection of its pool is a new one, 503 may be the answer.
+    pub(crate) async fn answers_that_tier_is(&self, id: &str, tier: &str) {
+        let deadline = Instant::now() + LONG;
+        let mut looks = tokio::time::interval(Duration::from_millis(25));
+        loop {
+            looks.tick().await;
+            let request = self.http.get(format!("{}/api/v1/users/{id}", self.url));
+            let response = request.bearer_auth(self.secrets.api_token.expose()).send().await.unwrap();
+            match response.status() {
+                StatusCode::OK if response.json::<Value>().await.unwrap()["subscription"]["tier"] == tier => return,
+                StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {}
+                other => panic!("a user is answered {other}"),
+            }
+            assert!(Instant::now() < deadline, "the user never came to {tier}");
+        }
+    }
 }
 
 /// What Stripe sends when this user subscribes.

@@ -28,6 +28,8 @@ DECLARE
 BEGIN
     LOOP
         PERFORM set_config('trueup.carrying', 'on', true);
+        -- Each batch is planned for the tables as they have grown: the plan of the first ones, of empty tables, would be kept.
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true);
         IF after IS NULL THEN
             ids := ARRAY(SELECT u.id FROM users AS u ORDER BY u.id LIMIT 500);
         ELSE
